@@ -1,0 +1,48 @@
+# Needs Python >= 3.11 and make; `make` lists what there is.
+PYTHON ?= python3
+JOBS ?= 2
+BIN := .venv/bin
+# One thread in each test process: they would fight for the cores, and the number of threads changes last bits.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint docs bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/demo.stamp ## compare the rules on handwritten digits: table, verdict and page under runs/demo (minutes)
+	$(BIN)/tardigrad compare digits --workers 16 --lrs 0.01 0.03 0.1 0.2 0.3 --seeds 0 1 2 --jobs auto --directory runs/demo
+
+test: .venv/dev.stamp ## every test; JOBS=n processes
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS)
+
+lint: .venv/dev.stamp ## style, types and import direction
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: .venv/dev.stamp ## the documentation as a site under site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: .venv/dev.stamp ## every benchmark, one after the other
+	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+clean: ## remove what was installed and built; runs/ stays
+	rm -rf .venv site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# One environment. `demo` puts in what the demo needs, `dev` everything; after `dev` nothing is missing for `demo`.
+.venv/made.stamp:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Tardigrad needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+.venv/demo.stamp: pyproject.toml constraints.txt | .venv/made.stamp
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo]'
+	@touch $@
+
+.venv/dev.stamp: pyproject.toml constraints.txt | .venv/made.stamp
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch .venv/demo.stamp $@

@@ -1,0 +1,79 @@
+"""Tardigrad: asynchronous data-parallel training in which a recipe tuned for one machine keeps working.
+
+Importing this package imports no torch; each name below is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tardigrad.config import RunConfig
+    from tardigrad.records import Commit, Held, Lease, Rejected, Snapshot
+    from tardigrad.rules.base import Compensation, Rule
+    from tardigrad.rules.base import make_rule as rule
+    from tardigrad.server import ParameterServer
+    from tardigrad.tasks.base import Task
+    from tardigrad.train import Run, train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Commit": "tardigrad.records:Commit",
+    "Compensation": "tardigrad.rules.base:Compensation",
+    "Held": "tardigrad.records:Held",
+    "Lease": "tardigrad.records:Lease",
+    "ParameterServer": "tardigrad.server:ParameterServer",
+    "Rejected": "tardigrad.records:Rejected",
+    "Rule": "tardigrad.rules.base:Rule",
+    "Run": "tardigrad.train:Run",
+    "RunConfig": "tardigrad.config:RunConfig",
+    "Snapshot": "tardigrad.records:Snapshot",
+    "Task": "tardigrad.tasks.base:Task",
+    "register_rule": "tardigrad.rules:register_rule",
+    "rule": "tardigrad.rules.base:make_rule",
+    "train": "tardigrad.train:train",
+}
+
+__all__ = [
+    "Commit",
+    "Compensation",
+    "Held",
+    "Lease",
+    "ParameterServer",
+    "Rejected",
+    "Rule",
+    "Run",
+    "RunConfig",
+    "Snapshot",
+    "Task",
+    "__version__",
+    "register_rule",
+    "rule",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home (PEP 562)."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(_no_attribute(name))
+    module, _, attribute = home.partition(":")
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def _no_attribute(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, __all__, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"module 'tardigrad' has no attribute {name!r}.{hint}"
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,72 @@
+"""Backups: what the server last handed to each worker, one copy per distinct version.
+
+Workers that read the same version share its copy, so a synchronous round costs one model and not one per worker.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class Backups:
+    """The paper's w_bak(m). Every worker starts with w_0 (version 0)."""
+
+    def __init__(self, initial: Tensor) -> None:
+        self._version_of: dict[int, int] = {}
+        self._copies: dict[int, Tensor] = {0: initial.clone()}
+        self._readers: dict[int, int] = {0: 0}
+        self._free: list[Tensor] = []
+
+    def version_of(self, worker: int) -> int:
+        """The version this worker last read; 0 before its first pull."""
+        return self._version_of.get(worker, 0)
+
+    def of(self, worker: int) -> Tensor:
+        """The backup of this worker, flat; never write to it."""
+        return self._copies[self.version_of(worker)]
+
+    def admit(self, worker: int) -> None:
+        """A new worker: its backup is w_0 until its first pull, which therefore stays in memory."""
+        if worker not in self._version_of:
+            self._version_of[worker] = 0
+            self._readers[0] = self._readers.get(0, 0) + 1
+
+    def take(self, worker: int, version: int, weights: Tensor) -> Tensor:
+        """Make the backup of this worker the weights of this version, and return it."""
+        self.drop(worker)
+        if version not in self._copies:
+            copy = self._free.pop() if self._free else weights.clone()
+            self._copies[version] = copy.copy_(weights)
+            self._readers[version] = 0
+        self._version_of[worker] = version
+        self._readers[version] += 1
+        return self._copies[version]
+
+    def drop(self, worker: int) -> None:
+        """Forget the backup of this worker; its memory is used again once no other worker reads it."""
+        version = self._version_of.pop(worker, None)
+        if version is None:
+            return
+        self._readers[version] -= 1
+        if self._readers[version] == 0:
+            self._free.append(self._copies.pop(version))
+            del self._readers[version]
+
+    def bytes_held(self) -> int:
+        """Bytes of all copies, free ones included."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in [*self._copies.values(), *self._free])
+
+    def state_dict(self) -> dict[str, dict[int, object]]:
+        """Which worker reads which version, and a copy of each version read."""
+        return {
+            "versions": dict(self._version_of),
+            "copies": {version: copy.clone() for version, copy in self._copies.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, dict[int, object]]) -> None:
+        """Restore what `state_dict` gave."""
+        self._copies = {int(v): c.clone() for v, c in state["copies"].items() if isinstance(c, Tensor)}
+        self._version_of = {int(w): v for w, v in state["versions"].items() if isinstance(v, int)}
+        held = list(self._version_of.values())
+        self._readers = {version: held.count(version) for version in self._copies}
+        self._free = []

@@ -1,0 +1,155 @@
+"""The configuration of a run. Imports no torch, so that the command line answers at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tardigrad.errors import InvalidArgument
+from tardigrad.hyperparameters import require_choice, require_integer, require_number
+
+FORMAT = 1
+_NOT_IDENTITY = ("label", "data_dir", "imports", "recipe")
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything that decides what a run computes. Every field is an option of the command line."""
+
+    task: str = "digits"
+    """What to train: a registered task, with its own keywords in brackets."""
+    rule: str = "dc-asgd"
+    """What a late gradient becomes: asgd, dc-asgd, dc-asgd-c, dc-asgd-a, staleness-lr; 'dc-asgd-a(lambda0=4)'."""
+    optimizer: str = "sgd"
+    """The step it makes: 'sgd(momentum=0.9, nesterov=True, weight_decay=5e-4)'."""
+    lr: float = 0.1
+    """Learning rate at the start, >= 0."""
+    schedule: str = "constant"
+    """Of the learning rate, in epochs of samples applied: 'step(at=(80, 120), gamma=0.1)', 'cosine(epochs=20)'."""
+    warmup: float = 0.0
+    """Epochs of linear warm-up before the schedule, >= 0."""
+    workers: int = 8
+    """How many workers, >= 1."""
+    batch_size: int | tuple[int, ...] = 32
+    """Samples in a gradient, or one number for each worker."""
+    epochs: int = 10
+    """How often every sample is applied, >= 0."""
+    consistency: str = "asynchronous"
+    """Who may read, and how many pushes make a commit: asynchronous, 'ssp(2)', synchronous,
+    'synchronous(wait_for=6, lr_scaling="linear")'."""
+    max_staleness: int | None = None
+    """Pushes older than this many commits are treated by on_stale."""
+    on_stale: Literal["reject", "reweight"] = "reject"
+    """Reject them, or scale them by max_staleness / staleness."""
+    leases: Literal["dynamic", "static"] = "dynamic"
+    """Whoever asks next gets the next samples, or each epoch is dealt to the workers in advance (the paper)."""
+    batchnorm: Literal["mean", "latest", "recalibrate"] = "mean"
+    """Which BatchNorm statistics an evaluation uses."""
+    delay: str = "gamma(mean=1.0, machine_cv=0.1, task_cv=0.1)"
+    """How long a gradient takes in virtual time: 'constant(1)', exponential, 'gamma(machine_cv=0.6)', lognormal."""
+    speeds: tuple[float, ...] = ()
+    """One factor for each worker: a worker of speed 2 needs half the time. Empty: all alike."""
+    straggler_probability: float = 0.0
+    """Chance that a gradient is a straggler, in [0, 1]."""
+    straggler_factor: float = 10.0
+    """How many times longer a straggler takes, >= 1."""
+    latency: float = 0.0
+    """Seconds of virtual time for a message, each way."""
+    bandwidth: float = float("inf")
+    """Bytes per second of virtual time of a worker's link."""
+    service: float = 0.0
+    """Seconds of virtual time for which a push keeps the server busy."""
+    engine: str = "simulated"
+    """Where server and workers live."""
+    commit_path: str = "exact"
+    """How the rule's equations are applied."""
+    seed: int = 0
+    """Of initial weights, order of samples, delays and everything else that is random."""
+    evaluate_every: float = 1.0
+    """Epochs between evaluations, > 0."""
+    measure_every: int = 20
+    """Commits between measurements of ||compensation|| / ||gradient||; 0: never."""
+    threads: int = 1
+    """Threads that compute a gradient."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    data_dir: str | None = None
+    """Where data sets lie; by default the environment variable TARDIGRAD_DATA."""
+    imports: tuple[str, ...] = ()
+    """Modules or Python files to import first: those that register your own rules and tasks."""
+    label: str = ""
+    """A name for tables; by default the rule's."""
+    recipe: str = ""
+    """The recipe this began as."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can be refused without building anything."""
+        _check(self)
+
+    @property
+    def shown(self) -> str:
+        """The label, or the rule's name."""
+        return self.label or self.rule.split("(")[0]
+
+    @property
+    def digest(self) -> str:
+        """Six letters that tell one configuration from another; its names do not count."""
+        content = {key: value for key, value in self.as_json().items() if key not in _NOT_IDENTITY}
+        return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=3).hexdigest()
+
+    @property
+    def directory_name(self) -> str:
+        """What a run directory of this configuration is called."""
+        label = "".join(c if c.isalnum() or c in "-._" else "_" for c in self.shown)
+        return f"{label}-w{self.workers}-lr{self.lr:g}-s{self.seed}-{self.digest}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data; infinity becomes None."""
+        plain: dict[str, Any] = {"format": FORMAT}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            plain[item.name] = list(value) if isinstance(value, tuple) else None if value == float("inf") else value
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> RunConfig:
+        """The inverse of `as_json`."""
+        if plain.get("format") != FORMAT:
+            raise InvalidArgument(f"a configuration of format {plain.get('format')!r} cannot be read; this is {FORMAT}.")
+        values = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items() if key != "format"}
+        if values.get("bandwidth", 0.0) is None:
+            values["bandwidth"] = float("inf")
+        return cls().replace(**values)
+
+    def replace(self, **changes: Any) -> RunConfig:
+        """A copy with some fields changed; an unknown name is refused with a suggestion."""
+        known = [item.name for item in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise InvalidArgument(f"a run has no setting {name!r}.{hint} It has: {', '.join(known)}.")
+        return dataclasses.replace(self, **changes)
+
+
+def _check(config: RunConfig) -> None:
+    finite = {"high": float("inf"), "include_high": False}
+    require_number("run", "lr", config.lr, low=0.0, **finite)
+    require_number("run", "warmup", config.warmup, low=0.0, **finite)
+    require_number("run", "latency", config.latency, low=0.0, **finite)
+    require_number("run", "service", config.service, low=0.0, **finite)
+    require_number("run", "bandwidth", config.bandwidth, low=0.0, include_low=False)
+    require_number("run", "evaluate_every", config.evaluate_every, low=0.0, include_low=False)
+    require_integer("run", "workers", config.workers, low=1)
+    require_integer("run", "epochs", config.epochs, low=0)
+    require_integer("run", "threads", config.threads, low=1)
+    require_integer("run", "measure_every", config.measure_every, low=0)
+    require_integer("run", "seed", config.seed, low=0)
+    require_choice("run", "on_stale", config.on_stale, ("reject", "reweight"))
+    require_choice("run", "leases", config.leases, ("dynamic", "static"))
+    require_choice("run", "batchnorm", config.batchnorm, ("mean", "latest", "recalibrate"))

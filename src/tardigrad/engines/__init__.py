@@ -1,0 +1,11 @@
+"""Engines: where server and workers live."""
+
+from __future__ import annotations
+
+from tardigrad.specs import Registry
+
+ENGINES = Registry(
+    "engine",
+    {"simulated": "tardigrad.engines.simulated:SimulatedEngine"},
+    group="tardigrad.engines",
+)

@@ -1,0 +1,201 @@
+"""What every engine is given, and what it tells those who watch."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from tardigrad.delays import ComputeTimes
+from tardigrad.errors import Diverged
+from tardigrad.evaluation import Evaluator
+from tardigrad.records import Commit, Push, Rejected, Snapshot
+from tardigrad.server import ParameterServer
+from tardigrad.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Virtual time of what travels.
+
+    Attributes:
+        latency: seconds each way, >= 0.
+        bandwidth: bytes per second of one worker's link, > 0.
+        service: seconds the server is busy with one push, >= 0; it serves one at a time, in order of arrival.
+    """
+
+    latency: float = 0.0
+    bandwidth: float = math.inf
+    service: float = 0.0
+
+    def transfer(self, size: int) -> float:
+        """Seconds for ``size`` bytes one way."""
+        return self.latency + size / self.bandwidth
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation.
+
+    Attributes:
+        version, samples: of the weights evaluated: commits and samples applied.
+        epoch: samples / size of the training set.
+        time: seconds of the engine's clock (virtual in the simulator).
+        wall: seconds of training so far by the wall clock, evaluations not included.
+        lr: learning rate at that point.
+        train_loss: mean loss of the pushes since the evaluation before; None if there were none.
+        scores: for each split, loss and metric by name.
+        diverged: whether the weights were no longer finite.
+    """
+
+    version: int
+    samples: int
+    epoch: float
+    time: float
+    wall: float
+    lr: float
+    train_loss: float | None
+    scores: dict[str, dict[str, float]]
+    diverged: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data; a number that is not finite becomes None."""
+        record: dict[str, Any] = {
+            "version": self.version,
+            "samples": self.samples,
+            "epoch": round(self.epoch, 6),
+            "time": self.time,
+            "wall": round(self.wall, 4),
+            "lr": self.lr,
+            "train": {"loss": _finite(self.train_loss)},
+        }
+        for split, scores in self.scores.items():
+            record[split] = {name: _finite(value) for name, value in scores.items()}
+        return record | ({"diverged": True} if self.diverged else {})
+
+
+class Observer:
+    """Told of everything that happens, in order. Every method does nothing unless overridden."""
+
+    def pulled(self, time: float, worker: int, snapshot: Snapshot) -> None:
+        """A worker has read."""
+
+    def committed(self, time: float, commit: Commit) -> None:
+        """An update was applied."""
+
+    def rejected(self, time: float, push: Push, result: Rejected) -> None:
+        """A push was not applied."""
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """The weights were evaluated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything an engine needs.
+
+    Attributes:
+        server: with leases.
+        body: computes the gradients of all workers that live in this process.
+        evaluator: judges the weights.
+        times: how long a gradient takes in virtual time.
+        network: how long what travels takes in virtual time.
+        samples_per_epoch: size of the training set.
+        evaluate_every: epochs between evaluations, > 0.
+        observers: told of everything.
+    """
+
+    server: ParameterServer
+    body: Worker
+    evaluator: Evaluator
+    times: ComputeTimes
+    network: Network
+    samples_per_epoch: int
+    evaluate_every: float = 1.0
+    observers: Sequence[Observer] = ()
+
+
+class Engine(ABC):
+    """Runs a job to its end."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    @abstractmethod
+    def run(self) -> None:
+        """Train until every lease is finished or lost.
+
+        Raises:
+            Diverged: after a last evaluation, of the diverged weights, was recorded.
+        """
+
+
+@dataclass(slots=True)
+class EvaluationClock:
+    """Evaluates at the start, whenever another ``evaluate_every`` epochs of samples are settled, and at the end."""
+
+    job: Job
+    _next: float = 0.0
+    _version: int = -1
+    _losses: list[float] = field(default_factory=list)
+    _training: float = 0.0
+    _since: float = field(default_factory=perf_counter)
+
+    def committed(self, time: float, commit: Commit) -> None:
+        """Note the losses of a commit, and evaluate if it is time."""
+        self._losses += [part.loss for part in commit.contributions if part.loss is not None]
+        if self._settled() >= self._next:
+            self.evaluate(time)
+
+    def finish(self, time: float) -> None:
+        """The last evaluation, unless it was made already."""
+        if self._version != self.job.server.version:
+            self.evaluate(time)
+
+    def diverged(self, time: float) -> None:
+        """The last evaluation, of weights that are no longer finite."""
+        self.evaluate(time, diverged=True)
+
+    def evaluate(self, time: float, *, diverged: bool = False) -> None:
+        """Evaluate now and tell the observers."""
+        self._training += perf_counter() - self._since
+        job, server = self.job, self.job.server
+        buffers = server.buffers.combined(server.live)
+        evaluation = Evaluation(
+            version=server.version,
+            samples=server.samples_applied,
+            epoch=server.samples_applied / job.samples_per_epoch,
+            time=time,
+            wall=self._training,
+            lr=server.lr,
+            train_loss=sum(self._losses) / len(self._losses) if self._losses else None,
+            scores=job.evaluator.evaluate(server.flat, buffers),
+            diverged=diverged,
+        )
+        self._version, self._losses = server.version, []
+        while self._next <= self._settled():
+            self._next += job.evaluate_every * job.samples_per_epoch
+        for observer in job.observers:
+            observer.evaluated(evaluation)
+        self._since = perf_counter()
+        if not diverged:
+            self._require_finite(time)
+
+    def _settled(self) -> int:
+        """Samples applied or given up: what an epoch is counted by, so that lost samples delay no evaluation."""
+        server = self.job.server
+        return server.samples_applied + (server.leases.lost_samples if server.leases else 0)
+
+    def _require_finite(self, time: float) -> None:
+        try:
+            self.job.server.require_finite()
+        except Diverged:
+            self.diverged(time)
+            raise
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,220 @@
+"""Leases: which samples a worker computes next, so that every sample of an epoch is applied exactly once.
+
+An epoch is one seeded permutation of the training set. A lease is a stretch of it; (epoch, start, stop) travels,
+not indices. A lease is finished exactly when the push that carries it commits; a lease that comes back (a dead
+worker, a push dropped as late or stale) goes to the front of the queue; one rejected three times for its content
+is given up and listed as lost with its reason.
+
+There is no barrier between epochs: whoever is done with its part of one begins the next.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+
+from tardigrad.errors import InvalidArgument, ProtocolError
+from tardigrad.hyperparameters import require_choice, require_integer
+from tardigrad.records import Lease
+from tardigrad.seeding import random_stream
+
+LeasePolicy = Literal["dynamic", "static"]
+_MOST_REJECTIONS = 3
+
+
+@lru_cache(maxsize=4)
+def epoch_permutation(samples: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The order of one epoch's samples: int64, shape (samples,); read-only."""
+    order = random_stream(seed, "permutation", epoch).permutation(samples).astype(np.int64)
+    order.setflags(write=False)
+    return order
+
+
+class Leases:
+    """Hands out the samples of ``epochs`` epochs.
+
+    Args:
+        samples: size of the training set, >= 1.
+        batch_size: samples a lease holds, or one number per worker; the last of an epoch may be smaller.
+        epochs: how many epochs to hand out, >= 0; None: without end.
+        workers: how many workers there are at first.
+        policy: ``"dynamic"``: whoever asks next gets the next stretch. ``"static"``: each epoch's stretches are
+            dealt to the workers in advance, as in the paper (a new random part of the data for each worker every
+            epoch). Both cut an epoch at the same places where all batches are of one size.
+        seed: of the static deal's order of workers.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int | Sequence[int],
+        *,
+        epochs: int | None = None,
+        workers: int = 1,
+        policy: str = "dynamic",
+        seed: int = 0,
+    ) -> None:
+        self.samples = require_integer("leases", "samples", samples, low=1)
+        self.epochs = None if epochs is None else require_integer("leases", "epochs", epochs, low=0)
+        self.policy = require_choice("leases", "policy", policy, ("dynamic", "static"))
+        self._sizes = _sizes(batch_size, workers)
+        self._seed = seed
+        self._members = set(range(workers))
+        self._cursor = (0, 0)  # dynamic: next epoch and position; static: next epoch to deal
+        self._returned: list[Lease] = []  # a heap: the oldest first
+        self._queues: dict[int, deque[Lease]] = {}
+        self._outstanding: set[Lease] = set()
+        self._rejections: dict[Lease, int] = {}
+        self._settled: dict[int, int] = {}  # epoch -> samples applied or lost
+        self.applied = 0
+        self.lost: list[tuple[Lease, str]] = []
+
+    @property
+    def lost_samples(self) -> int:
+        """Samples given up so far."""
+        return sum(lease.samples for lease, _ in self.lost)
+
+    @property
+    def finished_epochs(self) -> int:
+        """Epochs of which every sample was applied or is listed as lost, counted from the first."""
+        epoch = 0
+        while self._settled.get(epoch, 0) == self.samples:
+            epoch += 1
+        return epoch
+
+    def size_of(self, worker: int) -> int:
+        """The batch size of one worker; a worker beyond those named at first has the last one's."""
+        return self._sizes[min(worker, len(self._sizes) - 1)]
+
+    def available(self, worker: int) -> bool:
+        """Whether `take` would give this worker a lease."""
+        if self._returned or self._queues.get(worker):
+            return True
+        return self.epochs is None or self._cursor[0] < self.epochs
+
+    def take(self, worker: int) -> Lease | None:
+        """The next lease for this worker; None when the last epoch is handed out."""
+        lease = self._next(worker)
+        if lease is not None:
+            self._outstanding.add(lease)
+        return lease
+
+    def finish(self, lease: Lease) -> None:
+        """The lease's push was committed."""
+        self._close(lease)
+        self._rejections.pop(lease, None)
+        self.applied += lease.samples
+        self._settle(lease)
+
+    def give_back(self, lease: Lease) -> None:
+        """The lease was not applied through no fault of its samples; it is handed out again first."""
+        self._close(lease)
+        heapq.heappush(self._returned, lease)
+
+    def reject(self, lease: Lease, reason: str) -> bool:
+        """The lease's push was unusable. Return True if the lease is given up, having failed three times."""
+        self._close(lease)
+        count = self._rejections.get(lease, 0) + 1
+        if count < _MOST_REJECTIONS:
+            self._rejections[lease] = count
+            heapq.heappush(self._returned, lease)
+            return False
+        self._rejections.pop(lease, None)
+        self.lost.append((lease, reason))
+        self._settle(lease)
+        return True
+
+    def join(self, worker: int) -> None:
+        """A worker takes part in epochs dealt from now on."""
+        self._members.add(worker)
+
+    def leave(self, worker: int) -> None:
+        """A worker's undone part goes to whoever asks."""
+        self._members.discard(worker)
+        for lease in self._queues.pop(worker, ()):
+            heapq.heappush(self._returned, lease)
+
+    def _next(self, worker: int) -> Lease | None:
+        if self._returned:
+            return heapq.heappop(self._returned)
+        if self.policy == "static":
+            return self._next_dealt(worker)
+        epoch, start = self._cursor
+        if self.epochs is not None and epoch >= self.epochs:
+            return None
+        stop = min(start + self.size_of(worker), self.samples)
+        self._cursor = (epoch, stop) if stop < self.samples else (epoch + 1, 0)
+        return Lease(epoch, start, stop)
+
+    def _next_dealt(self, worker: int) -> Lease | None:
+        while not self._queues.get(worker):
+            epoch = self._cursor[0]
+            if (self.epochs is not None and epoch >= self.epochs) or worker not in self._members:
+                return None
+            self._deal(epoch)
+            self._cursor = (epoch + 1, 0)
+        return self._queues[worker].popleft()
+
+    def _deal(self, epoch: int) -> None:
+        """Deal one epoch's stretches in turn to the members, in an order drawn anew for each epoch."""
+        members = sorted(self._members)
+        order = [members[i] for i in random_stream(self._seed, "deal", epoch).permutation(len(members))]
+        start, turn = 0, 0
+        while start < self.samples:
+            worker = order[turn % len(order)]
+            stop = min(start + self.size_of(worker), self.samples)
+            self._queues.setdefault(worker, deque()).append(Lease(epoch, start, stop))
+            start, turn = stop, turn + 1
+
+    def _close(self, lease: Lease) -> None:
+        if lease not in self._outstanding:
+            raise ProtocolError(f"{lease} is not handed out: it was finished, given back or never taken.")
+        self._outstanding.discard(lease)
+
+    def _settle(self, lease: Lease) -> None:
+        self._settled[lease.epoch] = self._settled.get(lease.epoch, 0) + lease.samples
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data. Leases outstanding now count as returned: whoever restores has no worker computing them."""
+        returned = sorted([*self._returned, *self._outstanding])
+        return {
+            "cursor": self._cursor,
+            "returned": [_plain(lease) for lease in returned],
+            "queues": {worker: [_plain(lease) for lease in queue] for worker, queue in self._queues.items()},
+            "rejections": [[_plain(lease), count] for lease, count in self._rejections.items()],
+            "settled": dict(self._settled),
+            "applied": self.applied,
+            "lost": [[_plain(lease), reason] for lease, reason in self.lost],
+            "members": sorted(self._members),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self._cursor = (state["cursor"][0], state["cursor"][1])
+        self._returned = [Lease(*lease) for lease in state["returned"]]
+        self._outstanding = set()
+        self._queues = {int(w): deque(Lease(*lease) for lease in queue) for w, queue in state["queues"].items()}
+        self._rejections = {Lease(*lease): count for lease, count in state["rejections"]}
+        self._settled = {int(epoch): count for epoch, count in state["settled"].items()}
+        self.applied = state["applied"]
+        self.lost = [(Lease(*lease), reason) for lease, reason in state["lost"]]
+        self._members = set(state["members"])
+
+
+def _plain(lease: Lease) -> list[int]:
+    return [lease.epoch, lease.start, lease.stop]
+
+
+def _sizes(batch_size: int | Sequence[int], workers: int) -> list[int]:
+    require_integer("leases", "workers", workers, low=1)
+    if not isinstance(batch_size, Sequence):
+        return [require_integer("leases", "batch_size", batch_size, low=1)]
+    sizes = [require_integer("leases", "batch_size", size, low=1) for size in batch_size]
+    if len(sizes) != workers:
+        raise InvalidArgument(f"leases: batch_size names {len(sizes)} sizes for {workers} workers.")
+    return sizes

@@ -1,0 +1,143 @@
+"""Participants: who takes part, what each of them holds, and who may start next.
+
+Here consistency (who may read) and leases (what is left to compute) meet: a worker for which no samples are left is
+parked, so that nobody waits for it, and takes part again when some come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tardigrad.consistency import Consistency
+from tardigrad.errors import InvalidArgument, ProtocolError
+from tardigrad.leases import Leases
+from tardigrad.records import Lease
+
+
+@dataclass(slots=True)
+class WorkerRecord:
+    """What the server knows of one worker.
+
+    Attributes:
+        incarnation: which life of it may push.
+        outstanding: whether it has pulled and not pushed since.
+        waiting: whether its push is held until its round is complete.
+        lease: the samples it computes now.
+        sequence: number of its last push; -1 before the first.
+    """
+
+    incarnation: int = 0
+    outstanding: bool = False
+    waiting: bool = False
+    lease: Lease | None = None
+    sequence: int = -1
+
+
+class Participants:
+    """The live workers of one server."""
+
+    def __init__(self, consistency: Consistency, leases: Leases | None) -> None:
+        self._consistency = consistency
+        self._leases = leases
+        self._records: dict[int, WorkerRecord] = {}
+
+    @property
+    def live(self) -> list[int]:
+        """Workers taking part, in order."""
+        return sorted(self._records)
+
+    def __len__(self) -> int:
+        """How many take part."""
+        return len(self._records)
+
+    def __contains__(self, worker: int) -> bool:
+        """Whether a worker takes part."""
+        return worker in self._records
+
+    def record(self, worker: int) -> WorkerRecord:
+        """The record of a live worker."""
+        record = self._records.get(worker)
+        if record is None:
+            raise InvalidArgument(f"worker {worker!r} does not take part; live workers: {self.live}.")
+        return record
+
+    def ready(self) -> list[int]:
+        """Workers that may read now, hold no outstanding pull, and for whom there is something to compute."""
+        return [worker for worker in self._records if self.is_ready(worker)]
+
+    def is_ready(self, worker: int) -> bool:
+        """Whether this worker is one of `ready`."""
+        record = self._records[worker]
+        if record.outstanding or record.waiting:
+            return False
+        if self._leases is not None and not self._leases.available(worker):
+            return False
+        return worker not in self._consistency.live or self._consistency.may_read(worker)
+
+    def start(self, worker: int) -> Lease | None:
+        """A worker reads: give it samples (those it holds already, if any).
+
+        Raises:
+            ProtocolError: when the consistency makes it wait.
+        """
+        record = self.record(worker)
+        self.unpark(worker)
+        if record.waiting or not self._consistency.may_read(worker):
+            raise ProtocolError(
+                f"worker {worker} must wait under {self._consistency.spec}; pull for the workers in ready()."
+            )
+        if self._leases is not None and record.lease is None:
+            record.lease = self._leases.take(worker)
+        record.outstanding = record.lease is not None or self._leases is None
+        self.park(worker)
+        return record.lease
+
+    def released(self, worker: int) -> None:
+        """The push of this worker was committed."""
+        if worker in self._records:
+            self._records[worker].waiting = False
+            self.park(worker)
+
+    def park(self, worker: int) -> None:
+        """Take an idle worker for which no samples are left out of the consistency."""
+        record = self._records.get(worker)
+        if record is None or record.outstanding or record.waiting or self._leases is None:
+            return
+        if not self._leases.available(worker):
+            self._consistency.leave(worker)
+
+    def unpark(self, worker: int) -> None:
+        """Let a parked worker take part again."""
+        if worker not in self._consistency.live:
+            self._consistency.join(worker)
+
+    def join(self, worker: int) -> None:
+        """A worker takes part from now on."""
+        if worker in self._records:
+            raise ProtocolError(f"worker {worker} already takes part.")
+        self._records[worker] = WorkerRecord()
+        self._consistency.join(worker)
+        if self._leases is not None:
+            self._leases.join(worker)
+
+    def leave(self, worker: int) -> None:
+        """A worker takes part no longer; its lease goes back."""
+        record = self.record(worker)
+        if self._leases is not None:
+            if record.lease is not None:
+                self._leases.give_back(record.lease)
+            self._leases.leave(worker)
+        self._consistency.leave(worker)
+        del self._records[worker]
+
+    def state_dict(self) -> dict[int, list[int]]:
+        """Incarnation and last sequence number of each."""
+        return {worker: [record.incarnation, record.sequence] for worker, record in self._records.items()}
+
+    def load_state_dict(self, state: Mapping[int, list[int]]) -> None:
+        """Restore what `state_dict` gave; nobody holds an outstanding pull."""
+        self._records = {
+            int(worker): WorkerRecord(incarnation=incarnation, sequence=sequence)
+            for worker, (incarnation, sequence) in state.items()
+        }

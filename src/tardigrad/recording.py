@@ -1,0 +1,261 @@
+"""The run directory: the interface between training and everything else.
+
+    config.json         the resolved configuration
+    environment.json    versions, hardware, the command
+    log.jsonl           the schedule: a header, then one line per event, in order
+    evaluations.jsonl   one line per evaluation
+    summary.json        written last, at once: a run without it is unfinished
+    weights.safetensors the final weights by name
+
+The log is the schedule: with the header's settings it says which worker read which version, computed which samples
+and was committed when, so the run can be computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from tardigrad.config import RunConfig
+from tardigrad.engines.base import Evaluation, Observer
+from tardigrad.errors import RunDirectoryError
+from tardigrad.layout import FlatLayout
+from tardigrad.records import Commit, Lease, Push, Rejected, Snapshot
+
+FORMAT = 1
+EVENTS = {
+    "pull": ["time", "worker", "incarnation", "version", "lease"],
+    "commit": ["time", "version", "lr", "live", "contributions", "compensation_ratio"],
+    "reject": ["time", "worker", "incarnation", "read_version", "lease", "reason", "lost"],
+    "join": ["time", "worker", "incarnation"],
+    "leave": ["time", "worker", "incarnation"],
+    "contribution": ["worker", "incarnation", "read_version", "lease", "samples", "loss"],
+    "lease": ["epoch", "start", "stop"],
+}
+
+
+def create_directory(directory: Path) -> None:
+    """Make a new run directory; one that holds something is refused, except the rest of an unfinished run."""
+    if (directory / "summary.json").exists():
+        raise RunDirectoryError(f"{directory} holds a finished run; name another directory or remove it.")
+    if directory.exists() and any(directory.iterdir()) and not (directory / "config.json").exists():
+        raise RunDirectoryError(f"{directory} holds files that are not a run; name another directory.")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file beside its place and rename it, so that a reader never sees half of it."""
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(beside, path)
+
+
+def environment(config: RunConfig) -> dict[str, Any]:
+    """What a result depends on beside its configuration."""
+    cuda = torch.cuda.get_device_name() if config.device.startswith("cuda") else None
+    return {
+        "tardigrad": metadata.version("tardigrad"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": config.threads,
+        "device": config.device,
+        "cuda": cuda,
+        "commit": _source_commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _source_commit() -> str | None:
+    """The commit of the source tree this package runs from, with ``+`` where it was changed; None if installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        call = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+class Recorder(Observer):
+    """Writes a run directory while the run goes on.
+
+    Args:
+        directory: an empty one.
+        config: the resolved configuration.
+        layout: of the weights, for header and final weights.
+        samples_per_epoch: size of the training set.
+        metric: description of the task's metric for reports.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: RunConfig,
+        *,
+        layout: FlatLayout,
+        samples_per_epoch: int,
+        metric: Mapping[str, Any],
+    ) -> None:
+        self.directory = directory
+        self._layout = layout
+        self._metric = dict(metric)
+        self._staleness: dict[int, Counter[int]] = {}
+        self._ratios: list[float] = []
+        self._rejected: Counter[str] = Counter()
+        self._lost = 0
+        self._commits = 0
+        self._last: Evaluation | None = None
+        write_json(directory / "config.json", config.as_json())
+        write_json(directory / "environment.json", environment(config))
+        self._log = (directory / "log.jsonl").open("w", buffering=1 << 16)
+        self._evaluations = (directory / "evaluations.jsonl").open("w", buffering=1)
+        self._log.write(json.dumps(self._header(config, samples_per_epoch)) + "\n")
+
+    def _header(self, config: RunConfig, samples_per_epoch: int) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "task": config.task,
+            "rule": config.rule,
+            "optimizer": config.optimizer,
+            "workers": config.workers,
+            "parameters": self._layout.numel,
+            "dtype": str(self._layout.dtype).removeprefix("torch."),
+            "layout": self._layout.hash,
+            "commit_path": config.commit_path,
+            "threads": config.threads,
+            "memory_format": "contiguous",
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "torch": torch.__version__,
+            "seed": config.seed,
+            "samples_per_epoch": samples_per_epoch,
+            "engine": config.engine,
+            "events": EVENTS,
+        }
+
+    def pulled(self, time: float, worker: int, snapshot: Snapshot) -> None:
+        """One line."""
+        self._write(["pull", time, worker, 0, snapshot.version, _plain(snapshot.lease)])
+
+    def committed(self, time: float, commit: Commit) -> None:
+        """One line, and the counts for the summary."""
+        parts = []
+        for part in commit.contributions:
+            loss = None if part.loss is None or part.loss != part.loss else float(f"{part.loss:.6g}")
+            parts.append(
+                [part.worker, part.incarnation, part.read_version, _plain(part.lease), part.samples, loss]
+            )
+            staleness = commit.version - 1 - part.read_version
+            self._staleness.setdefault(part.worker, Counter())[staleness] += 1
+        self._commits += 1
+        if commit.compensation_ratio is not None:
+            self._ratios.append(commit.compensation_ratio)
+        self._write(["commit", time, commit.version, commit.lr, commit.live, parts, commit.compensation_ratio])
+
+    def rejected(self, time: float, push: Push, result: Rejected) -> None:
+        """One line, and the counts for the summary."""
+        self._rejected[result.reason] += 1
+        if result.lost and push.lease is not None:
+            self._lost += push.lease.samples
+        read = result.version - result.staleness
+        lease = _plain(result.lease)
+        self._write(["reject", time, push.worker, push.incarnation, read, lease, result.reason, result.lost])
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """One line of evaluations.jsonl; the log on disk then reaches at least as far."""
+        self._last = evaluation
+        self._log.flush()
+        self._evaluations.write(json.dumps(evaluation.as_json()) + "\n")
+
+    def save_weights(self, flat: Tensor) -> None:
+        """Write the final weights by name, loadable with safetensors and no Tardigrad."""
+        tensors = zip(self._layout.names, self._layout.views(flat), strict=True)
+        named = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors}
+        safetensors.torch.save_file(named, self.directory / "weights.safetensors")
+
+    def finish(self, status: str, *, message: str, memory: Mapping[str, int]) -> dict[str, Any]:
+        """Write the summary and close the files."""
+        self._log.close()
+        self._evaluations.close()
+        every = Counter[int]()
+        for counts in self._staleness.values():
+            every.update(counts)
+        pushes = sum(every.values())
+        summary = {
+            "format": FORMAT,
+            "status": status,
+            "message": message,
+            "version": self._last.version if self._last else 0,
+            "samples": self._last.samples if self._last else 0,
+            "epoch": self._last.epoch if self._last else 0.0,
+            "time": self._last.time if self._last else 0.0,
+            "wall": self._last.wall if self._last else 0.0,
+            "commits": self._commits,
+            "rejected": dict(self._rejected),
+            "lost_samples": self._lost,
+            "staleness": {
+                "mean": sum(k * n for k, n in every.items()) / pushes if pushes else 0.0,
+                "max": max(every, default=0),
+                "histogram": {
+                    str(worker): {str(k): counts[k] for k in sorted(counts)}
+                    for worker, counts in sorted(self._staleness.items())
+                },
+            },
+            "compensation_ratio": {
+                "mean": float(np.mean(self._ratios)) if self._ratios else None,
+                "max": float(np.max(self._ratios)) if self._ratios else None,
+            },
+            "metric": self._metric,
+            "parameters": self._layout.numel,
+            "memory": {**memory, "total": sum(memory.values())},
+        }
+        write_json(self.directory / "summary.json", _without_infinities(summary))
+        return summary
+
+    def _write(self, event: list[Any]) -> None:
+        self._log.write(json.dumps(_without_infinities(event), separators=(",", ":")) + "\n")
+
+
+def _plain(lease: Lease | None) -> list[int] | None:
+    return None if lease is None else [lease.epoch, lease.start, lease.stop]
+
+
+def _without_infinities(value: Any) -> Any:
+    """JSON has no word for what is not finite: None stands for it."""
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_infinities(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_infinities(item) for item in value]
+    return value

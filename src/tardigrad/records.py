@@ -1,0 +1,169 @@
+"""What travels between worker, server, engine and log. Frozen, small, without behaviour of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+RejectReason = Literal["non-finite", "stale", "late", "incarnation", "duplicate"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Lease:
+    """The samples ``[start, stop)`` of one epoch's permutation that a worker may compute next.
+
+    Finished exactly when the push that carries it commits.
+    """
+
+    epoch: int
+    start: int
+    stop: int
+
+    @property
+    def samples(self) -> int:
+        """How many samples, >= 1."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Weights handed to a worker.
+
+    Attributes:
+        version: commits applied when it was taken.
+        weights: tensors shaped as given to the server; copies, the caller's own.
+        lease: samples to compute next; None where the server leases none, or none is left.
+        flat: the same weights as one buffer in the server's layout. With ``pull(copy=False)`` it is the server's
+            own backup: read it, never write it; valid until this worker pulls again.
+        buffers: model buffers by name (BatchNorm statistics) to compute with; empty for models without.
+    """
+
+    version: int
+    weights: list[Tensor]
+    lease: Lease | None
+    flat: Tensor
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """One gradient handed in.
+
+    Attributes:
+        worker: index of the worker, 0-based.
+        gradient: flat buffer in the server's layout: the mean over the batch.
+        lease: the samples it was computed on, or None.
+        samples: how many samples, >= 1; weighs contributions of one commit.
+        incarnation: which life of the worker computed it.
+        sequence: number of the push within that life, from 0, so that a repeated push is recognised; None: unchecked.
+        norm: the gradient's L2 norm as the worker measured it; not finite where the gradient is not. None: the
+            server measures it itself.
+        loss: mean loss over the batch, for the record.
+        buffers: model buffers after the forward pass, by name.
+    """
+
+    worker: int
+    gradient: Tensor
+    lease: Lease | None = None
+    samples: int = 1
+    incarnation: int = 0
+    sequence: int | None = None
+    norm: float | None = None
+    loss: float | None = None
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One worker's part of a commit."""
+
+    worker: int
+    incarnation: int
+    read_version: int
+    lease: Lease | None
+    samples: int
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One update was applied.
+
+    Attributes:
+        version: the server's version after it.
+        worker: the worker whose push completed it.
+        staleness: commits between that worker's pull and this commit, >= 0.
+        contributions: all parts, in worker order; several under synchronous consistency.
+        lr: learning rate used.
+        live: workers taking part when it was applied.
+        compensation_ratio: ||compensation|| / ||gradient||, where it was measured, else None.
+    """
+
+    accepted: ClassVar[bool] = True
+    version: int
+    worker: int
+    staleness: int
+    contributions: tuple[Contribution, ...]
+    lr: float
+    live: int
+    compensation_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The push was accepted and waits for others of its round; ``version`` is still the old one."""
+
+    accepted: ClassVar[bool] = True
+    version: int
+    worker: int
+    staleness: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The push was not applied.
+
+    Attributes:
+        reason: "non-finite", "stale" (beyond max_staleness), "late" (its round was over), "incarnation" (an
+            earlier life of the worker) or "duplicate" (a push already received).
+        lost: True when its lease was given up (rejected three times); else the lease is handed out again.
+    """
+
+    accepted: ClassVar[bool] = False
+    version: int
+    worker: int
+    staleness: int
+    reason: RejectReason
+    lease: Lease | None = None
+    lost: bool = False
+
+
+PushResult = Commit | Held | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a rule may know of the commit it takes part in.
+
+    Attributes:
+        staleness: commits between the pushing worker's pull and this commit, >= 0.
+        lr: learning rate of this commit, >= 0.
+        version: the server's version before this commit.
+        live: workers taking part, >= 1.
+        step: updates the optimizer has made so far, >= 0 (equals version unless a state was loaded).
+        samples: samples behind the gradient, >= 1.
+        measured: numbers over the whole vector that a rule of model scope asked for in ``measure``.
+    """
+
+    staleness: int
+    lr: float
+    version: int
+    live: int
+    step: int
+    samples: int = 1
+    measured: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,108 @@
+"""The contract of a compensation, and the rule made of a compensation and an optimizer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from tardigrad.errors import InvalidArgument
+from tardigrad.optimizers import OPTIMIZERS
+from tardigrad.optimizers.base import Optimizer, State
+from tardigrad.records import Facts
+from tardigrad.rules import COMPENSATIONS
+from tardigrad.scopes import Scope, Sharing
+from tardigrad.specs import Spec, format_spec, keywords_of, options_of, parse_spec, unknown_keyword
+
+
+class Compensation(ABC):
+    """What a late gradient becomes before the optimizer applies it.
+
+    A subclass is a frozen dataclass: its fields are the keywords it takes, checked in ``__post_init__``. It must
+    not write into the tensors it is given.
+
+    Class attributes:
+        name: how it is asked for.
+        scope: ``element``, ``tensor`` or ``model``; what `compensate` must see at once.
+        reads_backup: whether `compensate` reads ``backup``; if not, none need be kept.
+        baseline: name of the rule it equals bit for bit at staleness 0.
+    """
+
+    name: ClassVar[str]
+    scope: ClassVar[Scope] = "element"
+    reads_backup: ClassVar[bool] = False
+    baseline: ClassVar[str] = "asgd"
+
+    def state_spec(self) -> Mapping[str, Sharing]:
+        """Names of the state tensors (shaped as the weights, starting at zero), kept per worker or shared."""
+        return {}
+
+    @abstractmethod
+    def compensate(
+        self, g: Tensor, w: Tensor, backup: Tensor, state: Mapping[str, Tensor], facts: Facts
+    ) -> tuple[Tensor, State]:
+        """Return the compensated gradient and the new state.
+
+        Args:
+            g: gradient as pushed: the mean over the batch, at the weights ``backup``.
+            w: the server's current weights.
+            backup: the weights this worker last pulled; equal to ``w`` where ``reads_backup`` is False.
+            state: the tensors of `state_spec` for the pushing worker.
+            facts: staleness, learning rate and more.
+
+        All tensors have one shape: a block of the flat buffer (scope ``element``), a parameter (``tensor``) or the
+        whole flat buffer (``model``). At staleness 0 the result is ``g`` itself; the state advances all the same.
+        """
+
+    def measure(self, g: Tensor, w: Tensor, backup: Tensor) -> Mapping[str, float]:
+        """Numbers over the whole flat vectors, handed to `compensate` in ``facts.measured`` (model scope only)."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A compensation and an optimizer."""
+
+    compensation: Compensation
+    optimizer: Optimizer
+
+    @property
+    def name(self) -> str:
+        """The compensation's name."""
+        return self.compensation.name
+
+    @property
+    def spec(self) -> str:
+        """The compensation as a spec with all its keywords, e.g. ``dc-asgd-c(lambda0=0.04, ...)``."""
+        return format_spec(self.compensation.name, options_of(self.compensation))
+
+    @property
+    def optimizer_spec(self) -> str:
+        """The optimizer as a spec with all its keywords."""
+        return format_spec(self.optimizer.name, options_of(self.optimizer))
+
+
+def make_rule(name: str | Spec, *, optimizer: str | Spec = "sgd", **keywords: Any) -> Rule:
+    """Build a rule from a spec and keywords.
+
+    Args:
+        name: a registered rule, ``"module:Class"``, or a spec such as ``"dc-asgd-a(lambda0=4)"``.
+        optimizer: a registered optimizer or a spec such as ``"sgd(momentum=0.9)"``.
+        **keywords: of the compensation or of the optimizer; a keyword neither has is refused.
+    """
+    first = parse_spec(name) if isinstance(name, str) else name
+    second = parse_spec(optimizer) if isinstance(optimizer, str) else optimizer
+    own, step = keywords_of(COMPENSATIONS.load(first.name)), keywords_of(OPTIMIZERS.load(second.name))
+    for word in keywords:
+        if word not in own and word not in step:
+            raise InvalidArgument(unknown_keyword("rule", first.name, word, own + step))
+    mine = {word: value for word, value in keywords.items() if word in own}
+    theirs = {word: value for word, value in keywords.items() if word not in own}
+    compensation = COMPENSATIONS.build(Spec(first.name, first.args, {**first.kwargs, **mine}))
+    stepper = OPTIMIZERS.build(Spec(second.name, second.args, {**second.kwargs, **theirs}))
+    if not isinstance(compensation, Compensation) or not isinstance(stepper, Optimizer):
+        raise InvalidArgument(f"rule {first.name!r} must be a Compensation and {second.name!r} an Optimizer.")
+    return Rule(compensation, stepper)

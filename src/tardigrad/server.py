@@ -1,0 +1,375 @@
+"""The parameter server: versions, backups, consistency, leases and the order of a commit.
+
+No thread, clock, socket or file inside: an engine serialises the calls and carries what travels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tardigrad.admission import is_finite, refusal, with_own_tensors
+from tardigrad.backups import Backups
+from tardigrad.buffers import BufferStore
+from tardigrad.commit import COMMIT_PATHS, CommitPath, Part
+from tardigrad.consistency import Consistency, build_consistency
+from tardigrad.errors import Diverged, InvalidArgument, ProtocolError
+from tardigrad.hyperparameters import require_choice, require_integer, require_number
+from tardigrad.layout import FlatLayout
+from tardigrad.leases import Leases
+from tardigrad.participants import Participants
+from tardigrad.records import (
+    Commit,
+    Contribution,
+    Facts,
+    Held,
+    Lease,
+    Push,
+    PushResult,
+    Rejected,
+    RejectReason,
+    Snapshot,
+)
+from tardigrad.rules.base import Rule
+
+LearningRate = float | Callable[[int], float]
+_FRUITLESS = 3  # rejections in a row, per worker, after which no gradient is finite any more
+
+
+class ParameterServer:
+    """Weights that workers pull, and to which they push gradients.
+
+    Args:
+        weights: float32 or float64 tensors of one dtype and device; copied.
+        rule: what a late gradient becomes and the step it makes; see `tardigrad.rule`.
+        lr: learning rate >= 0, or a function from samples applied so far to the learning rate.
+        workers: how many workers take part at first, numbered from 0.
+        consistency: ``"asynchronous"``, ``"ssp(2)"``, ``"synchronous"``, ``"synchronous(wait_for=6)"``.
+        max_staleness: pushes older than this many commits are treated by ``on_stale``; None: no bound.
+        on_stale: ``"reject"``, or ``"reweight"``: scaled by max_staleness / staleness.
+        leases: hands out samples; None where the caller chooses its own.
+        buffers: the model's buffers by name (BatchNorm statistics).
+        batchnorm: which buffers an evaluation uses: ``"mean"``, ``"latest"`` or ``"recalibrate"``.
+        commit_path: ``"exact"``.
+        measure_every: measure ||compensation|| / ||gradient|| at every so many commits; 0: never.
+        layout: of the flat buffer; by default the weights in the order given.
+
+    Raises:
+        InvalidArgument: for a value outside its range.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        rule: Rule,
+        *,
+        lr: LearningRate,
+        workers: int = 1,
+        consistency: str | Consistency = "asynchronous",
+        max_staleness: int | None = None,
+        on_stale: str = "reject",
+        leases: Leases | None = None,
+        buffers: Mapping[str, Tensor] | None = None,
+        batchnorm: str = "mean",
+        commit_path: str = "exact",
+        measure_every: int = 0,
+        layout: FlatLayout | None = None,
+    ) -> None:
+        if not isinstance(rule, Rule):
+            raise InvalidArgument(f"rule={rule!r} is not a rule; make one with tardigrad.rule('dc-asgd-a').")
+        if not callable(lr):
+            require_number("server", "lr", lr, low=0.0, high=math.inf, include_high=False)
+        self.layout = layout or FlatLayout.of(list(weights))
+        self.rule = rule
+        self.version = 0
+        self.consistency = build_consistency(consistency)
+        self.leases = leases
+        self.max_staleness = (
+            None if max_staleness is None else require_integer("server", "max_staleness", max_staleness, low=0)
+        )
+        self.on_stale = require_choice("server", "on_stale", on_stale, ("reject", "reweight"))
+        self.samples_applied = 0
+        self._lr = lr
+        self._measure_every = require_integer("server", "measure_every", measure_every, low=0)
+        self._flat = self.layout.pack(list(weights))
+        self._backups = Backups(self._flat)
+        self._path: CommitPath = COMMIT_PATHS.load(commit_path)(rule, self.layout)
+        self.buffers = BufferStore(buffers or {}, batchnorm)
+        self._participants = Participants(self.consistency, leases)
+        self._waiting: dict[int, tuple[Push, int]] = {}  # worker -> its held push, and the version it read
+        self._fruitless = 0
+        for worker in range(require_integer("server", "workers", workers, low=1)):
+            self.join(worker)
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    @property
+    def lr(self) -> float:
+        """The learning rate at the samples applied so far, before any scaling by the consistency."""
+        return self._lr(self.samples_applied) if callable(self._lr) else self._lr
+
+    @property
+    def live(self) -> list[int]:
+        """Workers taking part, in order."""
+        return self._participants.live
+
+    @property
+    def flat(self) -> Tensor:
+        """The current weights as one buffer in the server's layout. Read it, never write it."""
+        return self._flat
+
+    def weights(self) -> list[Tensor]:
+        """A copy of the current weights, shaped as given."""
+        return self.layout.views(self._flat.clone())
+
+    def read_version(self, worker: int) -> int:
+        """The version this worker last pulled; 0 before its first pull."""
+        return self._backups.version_of(worker)
+
+    def ready(self) -> list[int]:
+        """Workers that may read now, hold no outstanding pull, and for whom there is something to compute."""
+        return self._participants.ready()
+
+    def pull(self, worker: int, *, copy: bool = True) -> Snapshot:
+        """Hand out the current weights and, where leases are used, the samples to compute next.
+
+        The backup is taken here, as in the paper's Algorithm 2. Pulling again refreshes it, and keeps the lease.
+
+        Args:
+            worker: a live worker.
+            copy: give the caller weights of its own; an engine that only reads them may do without.
+
+        Raises:
+            ProtocolError: when the consistency makes this worker wait; see `ready`.
+        """
+        lease = self._participants.start(worker)
+        backup = self._backups.take(worker, self.version, self._flat)
+        flat = backup.clone() if copy else backup
+        return Snapshot(
+            version=self.version,
+            weights=self.layout.views(flat) if copy else [],
+            lease=lease,
+            flat=flat,
+            buffers=self.buffers.hand_out(worker),
+        )
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def push(
+        self,
+        worker: int,
+        grads: Tensor | Sequence[Tensor],
+        *,
+        lease: Lease | None = None,
+        seq: int | None = None,
+        samples: int | None = None,
+        loss: float | None = None,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> PushResult:
+        """Hand in a gradient computed on this worker's last pull (or on w_0 before its first).
+
+        Args:
+            worker: a live worker.
+            grads: tensors shaped as the weights, or one flat tensor; the mean over the batch.
+            lease: the samples behind it; by default those of the worker's last pull.
+            seq: number of the push in this worker's life; a number not above the last is refused as a repeat.
+            samples: how many samples, to weigh contributions; by default the lease's, else 1.
+            loss: mean loss of the batch, for the record.
+            buffers: model buffers after the forward pass.
+
+        Raises:
+            GradientError: for a gradient that does not fit the weights. Nothing was changed.
+            Diverged: when the weights are no longer finite.
+        """
+        record = self._participants.record(worker)
+        held = lease or record.lease
+        count = samples if samples is not None else held.samples if held else 1
+        return self.receive(
+            Push(
+                worker=worker,
+                gradient=self.layout.pack_gradient(grads),
+                lease=held,
+                samples=require_integer("push", "samples", count, low=1),
+                incarnation=record.incarnation,
+                sequence=seq,
+                loss=loss,
+                buffers=buffers or {},
+            )
+        )
+
+    def receive(self, push: Push) -> PushResult:
+        """Take in a push whose gradient is already one flat buffer in the server's layout."""
+        record = self._participants.record(push.worker)
+        refused = refusal(push, record)
+        if refused is not None:
+            return self._rejected(push, refused, keep_lease=True)
+        if push.lease != record.lease:
+            raise ProtocolError(f"worker {push.worker} pushes {push.lease} but holds {record.lease}.")
+        read = self.read_version(push.worker)
+        staleness = self.version - read
+        record.outstanding, record.lease = False, None
+        if push.sequence is not None:
+            record.sequence = push.sequence
+        if not is_finite(push):
+            return self._rejected_as_not_finite(push)
+        self._fruitless = 0
+        if self.consistency.is_late(push.worker, read, self.version):
+            return self._rejected(push, "late")
+        if self.max_staleness is not None and staleness > self.max_staleness and self.on_stale == "reject":
+            return self._rejected(push, "stale")
+        self._participants.unpark(push.worker)
+        self.consistency.arrive(push.worker)
+        self._waiting[push.worker] = (push, read)
+        record.waiting = True
+        commit = self.settle(worker=push.worker)
+        if commit is not None:
+            return commit
+        # The caller may use its buffer again, so a push that waits keeps a copy.
+        self._waiting[push.worker] = (with_own_tensors(push), read)
+        return Held(self.version, push.worker, staleness)
+
+    def exchange(
+        self, worker: int, grads: Tensor | Sequence[Tensor], **keywords: Any
+    ) -> tuple[PushResult, Snapshot | None]:
+        """A push (same keywords) and, where this worker is released at once, its next pull; else None."""
+        result = self.push(worker, grads, **keywords)
+        return result, self.pull(worker) if self._participants.is_ready(worker) else None
+
+    def settle(self, *, worker: int | None = None) -> Commit | None:
+        """Apply the commit that is due, if any.
+
+        `push` does this by itself. An engine calls it after a worker has left or has found no lease, since the
+        others of a synchronous round may have been waiting for that worker only.
+        """
+        due = self.consistency.due()
+        if not due:
+            return None
+        entries = [self._waiting.pop(member) for member in due]
+        commit = self._apply(entries, due[-1] if worker is None else worker)
+        self.consistency.committed(due)
+        for member in due:
+            self._participants.released(member)
+        return commit
+
+    def join(self, worker: int) -> None:
+        """A worker takes part from now on; its backup is w_0 until its first pull."""
+        self._participants.join(worker)
+        self._backups.admit(worker)
+
+    def leave(self, worker: int) -> None:
+        """A worker takes part no longer: its lease goes back, a push of it that waits still counts."""
+        self._participants.leave(worker)
+        if worker not in self._waiting:
+            self._backups.drop(worker)
+
+    def require_finite(self) -> None:
+        """Raise `Diverged` if a weight is not finite."""
+        if not torch.isfinite(self._flat).all():
+            raise Diverged(self.version, "the weights are no longer finite")
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _apply(self, entries: Sequence[tuple[Push, int]], worker: int) -> Commit:
+        total = sum(push.samples for push, _ in entries)
+        lr = self.lr * self.consistency.lr_factor(len(entries))
+        live = max(1, len(self.live))
+        parts = [self._part(push, read, lr, total, live) for push, read in entries]
+        measure = self._measure_every > 0 and self.version % self._measure_every == 0
+        ratio = self._path.apply(self._flat, parts, measure=measure)
+        staleness = self.version - next(read for push, read in entries if push.worker == worker)
+        self.version += 1
+        for push, _ in entries:
+            self._close(push)
+        contributions = tuple(
+            Contribution(push.worker, push.incarnation, read, push.lease, push.samples, push.loss)
+            for push, read in entries
+        )
+        return Commit(self.version, worker, staleness, contributions, lr, live, ratio)
+
+    def _part(self, push: Push, read: int, lr: float, total: int, live: int) -> Part:
+        staleness = self.version - read
+        facts = Facts(staleness, lr, self.version, live, self.version, total)
+        backup = self._backups.of(push.worker) if self.rule.compensation.reads_backup else self._flat
+        weight = push.samples / total
+        if self.max_staleness is not None and staleness > self.max_staleness:
+            weight *= self.max_staleness / staleness
+        return Part(push.worker, push.gradient, backup, facts, weight)
+
+    def _close(self, push: Push) -> None:
+        """Book a committed push: its samples, its lease and its buffers."""
+        self.samples_applied += push.samples
+        if self.leases is not None and push.lease is not None:
+            self.leases.finish(push.lease)
+        self.buffers.commit(push.worker, push.buffers)
+        if push.worker not in self.live:
+            self._backups.drop(push.worker)
+
+    def _rejected(self, push: Push, reason: RejectReason, *, keep_lease: bool = False) -> Rejected:
+        lost = False
+        if self.leases is not None and push.lease is not None and not keep_lease:
+            if reason == "non-finite":
+                lost = self.leases.reject(push.lease, reason)
+            else:
+                self.leases.give_back(push.lease)
+        self._participants.park(push.worker)
+        staleness = self.version - self.read_version(push.worker)
+        return Rejected(self.version, push.worker, staleness, reason, push.lease, lost)
+
+    def _rejected_as_not_finite(self, push: Push) -> Rejected:
+        """A gradient that is not finite: the samples' fault, or have the weights diverged?"""
+        self.require_finite()
+        self._fruitless += 1
+        if self._fruitless >= _FRUITLESS * max(1, len(self.live)):
+            raise Diverged(self.version, f"the last {self._fruitless} gradients pushed were not finite")
+        return self._rejected(push, "non-finite")
+
+    # -- state -----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state, copied: what is needed to continue bit for bit.
+
+        Leases handed out but not finished count as returned, and no worker holds an outstanding pull: whoever
+        restores has workers that begin by pulling, or that push against the backups stored here.
+        """
+        if self._waiting:
+            raise ProtocolError("a synchronous round is under way; take the state after its commit.")
+        return {
+            "version": self.version,
+            "samples_applied": self.samples_applied,
+            "weights": self._flat.clone(),
+            "backups": self._backups.state_dict(),
+            "path": self._path.state_dict(),
+            "buffers": self.buffers.state_dict(),
+            "consistency": self.consistency.state_dict(),
+            "leases": None if self.leases is None else self.leases.state_dict(),
+            "workers": self._participants.state_dict(),
+            "layout": self.layout.hash,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave, into a server made with the same arguments."""
+        if state["layout"] != self.layout.hash:
+            raise InvalidArgument(
+                f"the state belongs to weights of layout {state['layout']}, this server has {self.layout.hash}: "
+                "the models differ."
+            )
+        self.version, self.samples_applied = state["version"], state["samples_applied"]
+        self._flat.copy_(state["weights"])
+        self._backups.load_state_dict(state["backups"])
+        self._path.load_state_dict(state["path"])
+        self.buffers.load_state_dict(state["buffers"])
+        self.consistency.load_state_dict(state["consistency"])
+        if self.leases is not None and state["leases"] is not None:
+            self.leases.load_state_dict(state["leases"])
+        self._participants.load_state_dict(state["workers"])
+        self._waiting.clear()
+        self._fruitless = 0
+
+    def bytes_held(self) -> dict[str, int]:
+        """Bytes of weights, backups and rule state held now."""
+        weights = self._flat.numel() * self._flat.element_size()
+        return {"weights": weights, "backups": self._backups.bytes_held(), "state": self._path.state_bytes()}
