@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tardigrad.config import RunConfig
     from tardigrad.records import Commit, Held, Lease, Rejected, Snapshot
+    from tardigrad.rules import register_rule
     from tardigrad.rules.base import Compensation, Rule
     from tardigrad.rules.base import make_rule as rule
     from tardigrad.server import ParameterServer
     from tardigrad.tasks.base import Task
-    from tardigrad.train import Run, train
+    from tardigrad.training import Run, train
 
 __version__ = "0.1.0"
 
@@ -27,13 +28,13 @@ _HOMES = {
     "ParameterServer": "tardigrad.server:ParameterServer",
     "Rejected": "tardigrad.records:Rejected",
     "Rule": "tardigrad.rules.base:Rule",
-    "Run": "tardigrad.train:Run",
+    "Run": "tardigrad.training:Run",
     "RunConfig": "tardigrad.config:RunConfig",
     "Snapshot": "tardigrad.records:Snapshot",
     "Task": "tardigrad.tasks.base:Task",
     "register_rule": "tardigrad.rules:register_rule",
     "rule": "tardigrad.rules.base:make_rule",
-    "train": "tardigrad.train:train",
+    "train": "tardigrad.training:train",
 }
 
 __all__ = [

@@ -120,7 +120,7 @@ class RunConfig:
     def from_json(cls, plain: Mapping[str, Any]) -> RunConfig:
         """The inverse of `as_json`."""
         if plain.get("format") != FORMAT:
-            raise InvalidArgument(f"a configuration of format {plain.get('format')!r} cannot be read; this is {FORMAT}.")
+            raise InvalidArgument(f"a configuration of format {plain.get('format')!r} cannot be read, only {FORMAT}.")
         values = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items() if key != "format"}
         if values.get("bandwidth", 0.0) is None:
             values["bandwidth"] = float("inf")
@@ -138,11 +138,8 @@ class RunConfig:
 
 
 def _check(config: RunConfig) -> None:
-    finite = {"high": float("inf"), "include_high": False}
-    require_number("run", "lr", config.lr, low=0.0, **finite)
-    require_number("run", "warmup", config.warmup, low=0.0, **finite)
-    require_number("run", "latency", config.latency, low=0.0, **finite)
-    require_number("run", "service", config.service, low=0.0, **finite)
+    for name in ("lr", "warmup", "latency", "service"):
+        require_number("run", name, getattr(config, name), low=0.0, high=float("inf"), include_high=False)
     require_number("run", "bandwidth", config.bandwidth, low=0.0, include_low=False)
     require_number("run", "evaluate_every", config.evaluate_every, low=0.0, include_low=False)
     require_integer("run", "workers", config.workers, low=1)

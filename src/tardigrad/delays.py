@@ -148,9 +148,7 @@ class ComputeTimes:
             require_number("delays", "speeds", speed, low=0.0, high=np.inf, include_low=False, include_high=False)
             for speed in speeds or [1.0] * workers
         ]
-        self._probability = require_number(
-            "delays", "straggler_probability", straggler_probability, low=0.0, high=1.0
-        )
+        self._probability = require_number("delays", "straggler_probability", straggler_probability, low=0.0, high=1.0)
         self._factor = require_number(
             "delays", "straggler_factor", straggler_factor, low=1.0, high=np.inf, include_high=False
         )

@@ -1,14 +1,14 @@
 """Every error Tardigrad raises on purpose.
 
-    TardigradError
-    ├── InvalidArgument (ValueError)       a value that cannot be accepted; the message says what to type
-    │   ├── UnknownName (LookupError)      a rule, task, recipe, delay ... that is not registered
-    │   └── GradientError                  a pushed gradient whose shape, dtype or device is not the weights'
-    ├── ProtocolError (RuntimeError)       a call at a moment when it has no meaning (a pull that must wait)
-    ├── Diverged (ArithmeticError)         the weights are no longer finite
-    ├── RunDirectoryError (OSError)        a run directory that is missing, damaged or unfinished
-    ├── MissingDependencyError (ImportError)   an optional package is needed
-    └── UnsupportedPlatform (RuntimeError)     neither Linux nor a CPU or CUDA device
+TardigradError
+├── InvalidArgument (ValueError)       a value that cannot be accepted; the message says what to type
+│   ├── UnknownName (LookupError)      a rule, task, recipe, delay ... that is not registered
+│   └── GradientError                  a pushed gradient whose shape, dtype or device is not the weights'
+├── ProtocolError (RuntimeError)       a call at a moment when it has no meaning (a pull that must wait)
+├── Diverged (ArithmeticError)         the weights are no longer finite
+├── RunDirectoryError (OSError)        a run directory that is missing, damaged or unfinished
+├── MissingDependencyError (ImportError)   an optional package is needed
+└── UnsupportedPlatform (RuntimeError)     neither Linux nor a CPU or CUDA device
 """
 
 from __future__ import annotations

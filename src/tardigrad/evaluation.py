@@ -25,9 +25,7 @@ class Evaluator:
         device: where to compute.
     """
 
-    def __init__(
-        self, task: Task, *, seed: int, recalibrate: bool = False, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, task: Task, *, seed: int, recalibrate: bool = False, device: torch.device | str = "cpu") -> None:
         self._task = task
         self._recalibrate = recalibrate
         self._model = task.make_model(seed, device)

@@ -118,7 +118,7 @@ class FlatLayout:
         if gradient.shape == (self.size,):
             return gradient
         if gradient.shape == (self.numel,):
-            parts = gradient.split([_count(shape) for shape in self.shapes])
+            parts = torch.split(gradient, [_count(shape) for shape in self.shapes])
             return self.pack([part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)])
         raise GradientError(
             f"a flat gradient of shape {tuple(gradient.shape)} was given; accepted are ({self.numel},), the weights "

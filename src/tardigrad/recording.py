@@ -22,7 +22,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from tardigrad import __version__
 from tardigrad.config import RunConfig
 from tardigrad.engines.base import Evaluation, Observer
 from tardigrad.errors import RunDirectoryError
@@ -70,7 +70,7 @@ def environment(config: RunConfig) -> dict[str, Any]:
     """What a result depends on beside its configuration."""
     cuda = torch.cuda.get_device_name() if config.device.startswith("cuda") else None
     return {
-        "tardigrad": metadata.version("tardigrad"),
+        "tardigrad": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -172,9 +172,7 @@ class Recorder(Observer):
         parts = []
         for part in commit.contributions:
             loss = None if part.loss is None or part.loss != part.loss else float(f"{part.loss:.6g}")
-            parts.append(
-                [part.worker, part.incarnation, part.read_version, _plain(part.lease), part.samples, loss]
-            )
+            parts.append([part.worker, part.incarnation, part.read_version, _plain(part.lease), part.samples, loss])
             staleness = commit.version - 1 - part.read_version
             self._staleness.setdefault(part.worker, Counter())[staleness] += 1
         self._commits += 1
@@ -243,7 +241,11 @@ class Recorder(Observer):
         return summary
 
     def _write(self, event: list[Any]) -> None:
-        self._log.write(json.dumps(_without_infinities(event), separators=(",", ":")) + "\n")
+        try:
+            line = json.dumps(event, separators=(",", ":"), allow_nan=False)
+        except ValueError:
+            line = json.dumps(_without_infinities(event), separators=(",", ":"))
+        self._log.write(line + "\n")
 
 
 def _plain(lease: Lease | None) -> list[int] | None:

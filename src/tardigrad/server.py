@@ -6,7 +6,7 @@ No thread, clock, socket or file inside: an engine serialises the calls and carr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch

@@ -110,13 +110,18 @@ class Registry:
         self._scan()
         return list(self._entries)
 
-    def load(self, name: str) -> Any:
-        """The class or function behind a name; ``module:attribute`` is accepted in place of a name."""
+    def target(self, name: str) -> Any:
+        """What a name is bound to: ``"module:attribute"``, or the object itself where that was registered."""
         if name not in self._entries:
             self._scan()
         target = self._entries.get(name, name if ":" in name else None)
         if target is None:
             raise UnknownName(self.kind, name, self._entries)
+        return target
+
+    def load(self, name: str) -> Any:
+        """The class or function behind a name; ``module:attribute`` is accepted in place of a name."""
+        target = self.target(name)
         if not isinstance(target, str):
             return target
         module, _, attribute = target.partition(":")

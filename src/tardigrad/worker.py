@@ -37,6 +37,7 @@ class Worker:
         self._gradient = self.layout.zeros()
         self._gradient_views = self.layout.views(self._gradient)
         self._buffers = persistent_buffers(self.model)
+        self._generator = _generator_of(torch.device(device))
 
     @property
     def buffers(self) -> dict[str, Tensor]:
@@ -77,10 +78,18 @@ class Worker:
         train = self._task.train
         order = epoch_permutation(len(train), self._seed, lease.epoch)
         index = torch.from_numpy(order[lease.start : lease.stop].copy()).to(train.inputs.device)
-        torch.manual_seed(derive_seed(self._seed, "model noise", lease.epoch, lease.start))
+        self._generator.manual_seed(derive_seed(self._seed, "model noise", lease.epoch, lease.start))
         outputs = self.model(train.inputs[index])
         loss = self._task.loss(outputs, train.targets[index])
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             torch._foreach_copy_(self._gradient_views, gradients)
         return float(loss.detach())
+
+
+def _generator_of(device: torch.device) -> torch.Generator:
+    """The generator that dropout draws from on this device. (torch.manual_seed seeds all, and costs 0.3 ms.)"""
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
+    return torch.default_generator

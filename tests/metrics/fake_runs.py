@@ -53,8 +53,10 @@ def evaluations(test, validation=None, *, time=10.0, diverged=False, metric="err
 
 def _record(epoch, test, validation, *, time, metric):
     loss = None if test is None else 2.3 * test
-    record = {"version": 90 * epoch, "samples": 1257 * epoch, "epoch": float(epoch), "time": time * epoch,
-              "wall": 0.1 * epoch, "lr": 0.1, "train": {"loss": loss}, "test": {"loss": loss, metric: test}}  # fmt: skip
+    record = {
+        "version": 90 * epoch, "samples": 1257 * epoch, "epoch": float(epoch), "time": time * epoch,
+        "wall": 0.1 * epoch, "lr": 0.1, "train": {"loss": loss}, "test": {"loss": loss, metric: test},
+    }  # fmt: skip
     if validation is not None:
         record["validation"] = {"loss": 2.3 * validation, metric: validation}
     return record
@@ -65,11 +67,11 @@ def summary(status="finished", *, workers=16, time=200.0, metric=METRIC, message
     asynchronous = workers > 1
     histogram = {str(w): _geometric(workers, seed=w) if asynchronous else {"0": 100} for w in range(workers)}
     counts = [(int(k), n) for per in histogram.values() for k, n in per.items()]
-    total = sum(n for _, n in counts)
+    mean = sum(k * n for k, n in counts) / sum(n for _, n in counts)
     return {
         "status": status, "message": message, "version": 1800, "samples": 25140, "epoch": 20.0, "time": time,
         "wall": 1.7, "commits": 1800, "rejected": {}, "lost_samples": 0,
-        "staleness": {"mean": sum(k * n for k, n in counts) / total, "max": max(k for k, _ in counts), "histogram": histogram},
+        "staleness": {"mean": mean, "max": max(k for k, _ in counts), "histogram": histogram},
         "compensation_ratio": {"mean": 0.1, "max": 2.0}, "metric": metric, "parameters": 38282,
         "memory": {"weights": 153128, "backups": 2450048, "state": 2450048, "total": 5053224},
     }  # fmt: skip
@@ -108,11 +110,11 @@ def write_run(folder, *, config, evaluations, summary=None, environment=ENVIRONM
     return folder
 
 
-def write_cell(root, label, *, lr=0.1, workers=16, test=(0.02,), validation="same", diverged=(), epochs=12, **fields):
-    """One run per seed, each constant at its value, so that every mean is known. ``test[seed]`` is an error."""
+def write_cell(root, label, *, lr=0.1, workers=16, test=(0.02,), validation="same", diverged=(), length=12, **fields):
+    """One run per seed, constant at ``test[seed]``, so that every mean is known."""
     for seed, value in enumerate(test):
-        values = [value] * epochs
-        other = values if validation == "same" else [validation[seed]] * epochs if validation else None
+        values = [value] * length
+        other = values if validation == "same" else [validation[seed]] * length if validation else None
         write_run(
             Path(root) / f"{label}-w{workers}-lr{lr:g}-s{seed}",
             config=config(label, workers=workers, lr=lr, seed=seed, **fields),
@@ -125,4 +127,6 @@ def write_plan(root, algorithms, **fields):
     """``comparison.json`` as a comparison writes it."""
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    (root / "comparison.json").write_text(json.dumps({"format": 1, "recipe": "digits", "algorithms": algorithms, **fields}))
+    (root / "comparison.json").write_text(
+        json.dumps({"format": 1, "recipe": "digits", "algorithms": algorithms, **fields})
+    )

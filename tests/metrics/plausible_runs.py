@@ -37,14 +37,18 @@ def _write_one(root, label, level, *, workers, lr, seed, epochs):
     end = 0.918 if diverged else min(0.9, level / 100 * draw.uniform(0.85, 1.15))
     # Learning curves fall over a few epochs, the faster the larger the rate.
     pace = 1 + 10 * lr
-    test = [min(0.92, end + (0.9 - end) * 0.45 ** (e * pace) + draw.gauss(0, 0.03) * end) for e in range(1, length)] + [end]
-    scale = None if label not in RATIO else RATIO[label]
-    ratio = None if scale is None else lambda v: None if v % 5 else scale * draw.lognormvariate(0, 0.6) * (1 + 9 * 0.98**v)
+    test = [min(0.92, end + (0.9 - end) * 0.45 ** (e * pace) + draw.gauss(0, 0.03) * end) for e in range(1, length)] + [
+        end
+    ]
+    scale = RATIO.get(label)
+    ratio = (
+        None if scale is None else lambda v: None if v % 5 else scale * draw.lognormvariate(0, 0.6) * (1 + 9 * 0.98**v)
+    )
     per_epoch = 80.0 / workers * (3.4 if label.startswith("ssgd") else 1.0)
     write_run(
         Path(root) / f"{label}-w{workers}-lr{lr:g}-s{seed}",
         config=config(label, workers=workers, lr=lr, seed=seed, epochs=epochs),
         evaluations=evaluations(test, [v * draw.uniform(0.9, 1.1) for v in test], time=per_epoch, diverged=diverged),
         summary=summary("diverged" if diverged else "finished", workers=workers, time=per_epoch * length),
-        log=log_lines(workers=workers, commits=1600, ratio=ratio) if seed == 0 else (),
+        log=log_lines(workers=workers, commits=800, ratio=ratio) if seed == 0 and ratio else (),
     )

@@ -27,7 +27,9 @@ def load_digits() -> dict[str, tuple[Tensor, Tensor]]:
         raise MissingDependencyError("scikit-learn", extra="digits", purpose="the task 'digits'") from error
     bundle = datasets.load_digits()
     order = torch.from_numpy(random_stream(0, "digits split").permutation(len(bundle.target)))
-    images = torch.tensor(bundle.images, dtype=torch.float32).div_(16.0).sub_(_MEAN).div_(_DEVIATION).unsqueeze_(1)[order]
+    images = (
+        torch.tensor(bundle.images, dtype=torch.float32).div_(16.0).sub_(_MEAN).div_(_DEVIATION).unsqueeze_(1)[order]
+    )
     labels = torch.tensor(bundle.target, dtype=torch.int64)[order]
     ends = {"test": (0, _TEST), "validation": (_TEST, _TEST + _VALIDATION), "train": (_TEST + _VALIDATION, None)}
     return {name: (images[a:b].clone(), labels[a:b].clone()) for name, (a, b) in ends.items()}

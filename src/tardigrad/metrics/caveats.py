@@ -114,12 +114,12 @@ def _measures(c: Comparison) -> list[str]:
         result.append("A diverged run counts with what its diverged weights reach, not with the epochs before.")
     whole = [n for n in averaged if n > 1]
     if whole and statistics.median(whole) < LAST:
-        result.append(f"Runs have fewer than {LAST} evaluations: the mean is over the {min(whole)} there are.")
-    if c.split == "test" and averaged:
         result.append(
-            "The best epoch is chosen on test data, as the paper's Table 1 does, and so is too good for all; "
-            "what is compared is the mean of the last ten evaluations."
+            f"Runs have fewer than {LAST} evaluations: the mean is over the {min(whole)} there are, early ones included."
         )
+    if c.split == "test" and averaged:
+        compared = "; what is compared is the mean of the last ten evaluations" if len(c.series) > 1 else ""
+        result.append(f"The best epoch is chosen on test data, as in the paper's Table 1, so it is too good{compared}.")
     if c.split == "validation":
         result.append("There is no test data: shown is validation data, by which rates were chosen too.")
     if any(run.clock == "virtual" for run in c.runs):

@@ -56,8 +56,8 @@ def seconds(value: float | None) -> str:
         return NONE
     for unit, size, least in (("h", 3600.0, 7200.0), ("min", 60.0, 600.0)):
         if value >= least:
-            return f"{_two_figures(value / size)} {unit}"
-    return f"{_two_figures(value)} s"
+            return f"{figures(value / size)} {unit}"
+    return f"{figures(value)} s"
 
 
 def rate(lr: float | None) -> str:
@@ -82,5 +82,6 @@ def _signed(value: float, metric: Metric) -> str:
     return "0.00" if text == "-0.00" else text
 
 
-def _two_figures(value: float) -> str:
+def figures(value: float) -> str:
+    """At least two figures: ``1.7``, ``12``, ``340``."""
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

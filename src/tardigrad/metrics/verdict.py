@@ -8,8 +8,10 @@ keep in mind.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tardigrad.metrics.caveats import caveats
 from tardigrad.metrics.comparison import Cell, Comparison, Paired, Series
@@ -93,7 +95,7 @@ def _one_run(c: Comparison) -> str:
     averaged = cell.scores[0].split(c.split).averaged
     return (
         f"{what}: {with_unit(last, c.metric)} {c.split} {c.metric.name} (mean of the last "
-        f"{counted(averaged, 'evaluation')}), best {with_unit(best, c.metric)}. One run compares nothing."
+        f"{counted(averaged, 'evaluation')}), best epoch {with_unit(best, c.metric)}. One run compares nothing."
     )
 
 
@@ -158,7 +160,8 @@ def _against(c: Comparison, cells: Sequence[Cell], *, reference: Cell, where: st
     if not cells:
         return []
     name, ends = reference.label, spread(reference.last_ten(c.split), c.metric)
-    result = [f"{where}, {name} at learning rate {rate(reference.lr)} ends at {ends}{_diverged(reference)}."]
+    over = f"over {counted(len(reference.scores), 'seed')}"
+    result = [f"{where}, {name} at learning rate {rate(reference.lr)} ends at {ends} {over}{_diverged(reference)}."]
     return result + _sorted(c, cells, reference=reference)
 
 
@@ -184,26 +187,31 @@ def _kind(paired: Paired | None, diverged: int) -> str:
 
 
 def _item(c: Comparison, cell: Cell, paired: Paired | None, *, kind: str) -> str:
-    """``dc-asgd by 1.93 points (lr 0.2; 95 % interval 1.16 to 2.71; 3 seeds)``."""
-    notes = [f"lr {rate(cell.lr)}"]
+    """``dc-asgd by 1.93 points (lr 0.2; 95 % interval 1.16 to 2.71)``."""
     if paired is None:
-        return f"{cell.label} ({'; '.join(notes)}){_diverged(cell)}"
+        return f"{cell.label} (lr {rate(cell.lr)}){_diverged(cell)}"
     amount = points(abs(paired.mean), c.metric)
     if kind in ("better", "worse"):
         amount = f"by {amount}"
     else:
         amount += " better" if paired.mean >= 0 else " worse"
+    notes = [f"lr {rate(cell.lr)}", _evidence(c, paired, kind=kind)]
+    if len(paired.seeds) not in (1, len(c.seeds)):
+        notes.append(f"{counted(len(paired.seeds), 'seed')} in common")
+    if cell.diverged:
+        notes.append(_diverged(cell).strip(" ()"))
+    return f"{cell.label} {amount} ({'; '.join(notes)})"
+
+
+def _evidence(c: Comparison, paired: Paired, *, kind: str) -> str:
     if kind == "diverged":
-        ahead = sum(d > 0 for d in paired.differences)
-        notes.append(f"better in {ahead} of {counted(len(paired.seeds), 'seed')}")
-    elif paired.interval is None:
-        notes.append(f"seed {paired.seeds[0]}")
-    elif paired.interval[0] == paired.interval[1]:
-        notes.append(f"the same in all {len(paired.seeds)} seeds, which leaves no spread to judge by")
-    else:
-        bounds = interval(paired, c.metric, flip=paired.mean < 0)
-        notes += [f"95 % interval {bounds}", counted(len(paired.seeds), "seed")]
-    return f"{cell.label} {amount} ({'; '.join(notes)}){_diverged(cell)}"
+        ahead = sum(difference > 0 for difference in paired.differences)
+        return f"better in {ahead} of {counted(len(paired.seeds), 'seed')}"
+    if paired.interval is None:
+        return f"seed {paired.seeds[0]}"
+    if paired.interval[0] == paired.interval[1]:
+        return f"the same in all {len(paired.seeds)} seeds, which leaves no spread to judge by"
+    return f"95 % interval {interval(paired, c.metric, flip=paired.mean < 0)}"
 
 
 def _recipe(c: Comparison) -> list[str]:
@@ -274,37 +282,45 @@ def _edge(below: bool, above: bool) -> str:
 
 
 def _times(c: Comparison) -> list[str]:
+    """Time to come near what sequential training reaches; where asgd never does, time to what asgd reaches too."""
     if len(c.series) < 2:
         return []
     result: list[str] = []
     for workers in c.worker_counts:
-        goal = c.sequential or best_parallel(c, workers)
-        ends = goal.chosen.last_ten(c.split).mean if goal is not None and goal.chosen is not None else None
+        series = ([c.sequential] if c.sequential else []) + c.algorithms(workers)
+        cells = [s.chosen for s in series if s.chosen is not None]
+        goal = (c.sequential or best_parallel(c, workers) or series[0]).chosen
+        ends = goal.last_ten(c.split).mean if goal is not None else None
         if goal is None or ends is None:
             continue
         target = ends + c.tolerance * (1 if c.metric.lower_is_better else -1)
-        series = ([c.sequential] if c.sequential else []) + c.algorithms(workers)
-        words = _arrivals(c, [s.chosen for s in series if s.chosen is not None], target=target)
-        result.append(
-            f"{_with(workers)}, {c.runs[0].clock} time to {with_unit(target, c.metric)} {c.metric.name} "
-            f"({points(c.tolerance, c.metric)} worse than {goal.label} ends): {'; '.join(words)}."
-        )
+        where = f"{points(c.tolerance, c.metric)} worse than {goal.label} ends"
+        result.append(_race(c, cells, target=target, where=where))
+        asgd = next((cell for cell in cells if cell.label == "asgd"), None)
+        level = asgd.last_ten(c.split).mean if asgd is not None else None
+        if asgd is not None and level is not None and not any(c.time_to(asgd, target)):
+            result.append(_race(c, cells, target=level, where="where asgd ends"))
     return result
 
 
-def _arrivals(c: Comparison, cells: Sequence[Cell], *, target: float) -> list[str]:
-    """The fastest first, those that never arrive last."""
-    ranked: list[tuple[float, str]] = []
+def _race(c: Comparison, cells: Sequence[Cell], *, target: float, where: str) -> str:
+    """The fastest first, then those of which some seeds arrive, then those that never do."""
+    whole: list[tuple[float, str]] = []
+    partly, never = [], []
     for cell in cells:
         times = c.time_to(cell, target)
         arrived = [t for t in times if t is not None]
+        mean = sum(arrived) / len(arrived) if arrived else 0.0
         if not arrived:
-            ranked.append((float("inf"), f"{cell.label} never"))
-            continue
-        mean = sum(arrived) / len(arrived)
-        some = "" if len(arrived) == len(times) else f" in {len(arrived)} of {counted(len(times), 'seed')}"
-        ranked.append((mean if not some else 1e300, f"{cell.label} {seconds(mean)}{some}"))
-    return [text for _, text in sorted(ranked, key=lambda pair: pair[0])]
+            never.append(cell.label)
+        elif len(arrived) < len(times):
+            partly.append(f"{cell.label} {seconds(mean)} in {len(arrived)} of {counted(len(times), 'seed')}")
+        else:
+            whole.append((mean, f"{cell.label} {seconds(mean)}"))
+    words = [text for _, text in sorted(whole)] + partly + ([f"never {listing(never)}"] if never else [])
+    workers = max(cell.workers for cell in cells)
+    head = f"{_with(workers)}, {c.runs[0].clock} time to {with_unit(target, c.metric)} {c.metric.name} ({where})"
+    return f"{head}: {'; '.join(words)}."
 
 
 def _with(workers: int) -> str:
@@ -315,3 +331,14 @@ def _diverged(cell: Cell) -> str:
     if not cell.diverged:
         return ""
     return f" ({cell.diverged} of {counted(len(cell.scores), 'seed')} diverged)"
+
+
+def as_text(verdict: Verdict, *, width: int = 100) -> str:
+    """The verdict for a terminal: the headline, then each section's sentences as a list; no line is longer."""
+    wrap = partial(textwrap.wrap, width=width, break_on_hyphens=False, break_long_words=False)
+    lines = wrap(verdict.headline)
+    for section in verdict.sections:
+        lines += ["", section.title]
+        for sentence in section.sentences:
+            lines += wrap(sentence, initial_indent="  - ", subsequent_indent="    ")
+    return "\n".join(lines)

@@ -15,27 +15,27 @@ from tardigrad.metrics.comparison import Comparison
 from tardigrad.metrics.quantities import counted, listing, points, rate
 from tardigrad.metrics.runs import RunRecord
 from tardigrad.metrics.scores import LAST
-from tardigrad.specs import parse_spec
+from tardigrad.specs import format_spec, parse_spec
 
 Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One choice and what was chosen."""
+    """One choice and what was chosen: one line, or one per value where algorithms differ."""
 
     name: str
-    words: str
+    lines: tuple[str, ...]
 
 
 def choices(comparison: Comparison) -> list[Choice]:
     """All choices of a comparison or of a single run, the training's first, then the machine's."""
     runs = comparison.runs
-    found = [Choice("Learning rate", _learning_rate(comparison))]
+    found = [Choice("Learning rate", (_learning_rate(comparison),))]
     found += [Choice(name, _by_algorithm(comparison, words)) for name, words in _TRAINING]
-    found.append(Choice("Seeds", _seeds(comparison)))
+    found.append(Choice("Seeds", (_seeds(comparison),)))
     found += [Choice(name, _distinct(runs, words)) for name, words in _MACHINE]
-    return [choice for choice in found if choice.words]
+    return [choice for choice in found if choice.lines]
 
 
 def _learning_rate(c: Comparison) -> str:
@@ -44,13 +44,13 @@ def _learning_rate(c: Comparison) -> str:
     tried = f"Tried: {listing([rate(lr) for lr in c.lrs])}."
     better = "smallest" if c.metric.lower_is_better else "largest"
     how = {
-        "validation": f"Chosen for each algorithm and worker count: {better} validation {c.metric.name}, mean of the last "
-        f"{LAST} evaluations, mean over seeds. Test data took no part.",
-        "training loss": f"Chosen for each algorithm and worker count by the training loss of the last {LAST} evaluations, "
-        "because there is no validation data. Test data took no part.",
+        "validation": f"Chosen for each algorithm and worker count: {better} validation {c.metric.name}, mean of the "
+        f"last {LAST} evaluations, mean over seeds. Test data took no part.",
+        "training loss": "Chosen for each algorithm and worker count by the training loss, mean of the last "
+        f"{LAST} evaluations, because there is no validation data. Test data took no part.",
         "nothing": "None was chosen: there is neither validation data nor a training loss.",
     }[c.basis]
-    recipe = f" The recipe's is {rate(c.recipe_lr)} ({c.recipe_lr_source})." if c.recipe_lr is not None else ""
+    recipe = f" Unchanged recipe: {rate(c.recipe_lr)}, {c.recipe_lr_source}." if c.recipe_lr is not None else ""
     window = (
         f" A rate is tolerated up to {points(c.tolerance, c.metric)} above the chosen one's mean, without divergence."
     )
@@ -64,7 +64,7 @@ def _seeds(c: Comparison) -> str:
     return f"{seeds}. ± is the standard deviation over them; differences are paired by seed, with Student-t intervals."
 
 
-def _by_algorithm(c: Comparison, words: Callable[[Config], str]) -> str:
+def _by_algorithm(c: Comparison, words: Callable[[Config], str]) -> tuple[str, ...]:
     """One text where all agree, else each text and who has it."""
     who: dict[str, list[str]] = defaultdict(list)
     several = len(c.worker_counts) > 1
@@ -73,9 +73,8 @@ def _by_algorithm(c: Comparison, words: Callable[[Config], str]) -> str:
         for text in dict.fromkeys(words(s.run.config) for cell in series.cells for s in cell.scores):
             who[text].append(name)
     if len(who) == 1:
-        return next(iter(who))
-    told = [(text, _shorter(names, c)) for text, names in who.items() if text]
-    return "; ".join(f"{names}: {text}" for text, names in told)
+        return tuple(who)
+    return tuple(f"{_shorter(names, c)}: {text}" for text, names in who.items())
 
 
 def _shorter(names: Sequence[str], c: Comparison) -> str:
@@ -90,30 +89,30 @@ def _shorter(names: Sequence[str], c: Comparison) -> str:
     return listing(names)
 
 
-def _distinct(runs: Sequence[RunRecord], words: Callable[[Config], str], *, most: int = 3) -> str:
+def _distinct(runs: Sequence[RunRecord], words: Callable[[Config], str], *, most: int = 3) -> tuple[str, ...]:
     """The texts of all runs' environments, each once."""
     texts = [text for text in dict.fromkeys(words(run.environment) for run in runs) if text]
-    more = f"; and {len(texts) - most} more" if len(texts) > most else ""
-    return "; ".join(texts[:most]) + more
+    return tuple(texts[:most]) + ((f"and {len(texts) - most} more",) if len(texts) > most else ())
 
 
 def _rule(config: Config) -> str:
     name, options = _parsed(config.get("rule"))
-    told = [f"{key} {value}" for key, value in options.items() if key not in ("damped", "clip_compensation")]
-    return f"{name} ({', '.join(told)})" if told else name
+    return format_spec(
+        name, {key: value for key, value in options.items() if key not in ("damped", "clip_compensation")}
+    )
 
 
 def _damping(config: Config) -> str:
     options = _parsed(config.get("rule"))[1]
     if "damped" not in options:
-        return "has none"
+        return "nothing to damp"
     return "on, E / (1 + lr E) in place of the curvature estimate E" if options["damped"] else "off"
 
 
 def _clipping(config: Config) -> str:
     options = _parsed(config.get("rule"))[1]
     if "clip_compensation" not in options:
-        return "has none"
+        return "nothing to clip"
     bound = options["clip_compensation"]
     return (
         "off" if bound is None else f"on, the compensation is at most {bound:g} times its gradient in each coordinate"
@@ -210,8 +209,7 @@ def _versions(environment: Config) -> str:
 
 def _hardware(environment: Config) -> str:
     told = [str(environment[name]) for name in ("cpu", "platform") if environment.get(name)]
-    told += [f"{environment['cores']} cores"] if environment.get("cores") else []
-    told += [f"{environment['threads']} threads"] if environment.get("threads") else []
+    told += [counted(environment[f"{name}s"], name) for name in ("core", "thread") if environment.get(f"{name}s")]
     told += [f"device {environment['device']}"] if environment.get("device") else []
     told += [f"CUDA {environment['cuda']}"] if environment.get("cuda") else []
     return ", ".join(told)

@@ -101,7 +101,7 @@ def _panel(axis: Axes, c: Comparison, bands: Sequence[Band], *, against: Against
     _to_the_edge(axis, bands, known)
     label_ends(axis, [(f"{b.label}, lr {rate(b.lr)}", float(b.mean[-1]), known[b.label]) for b in bands])
     what = f"{c.split.capitalize()} {c.metric.name}, {counted(workers, 'worker')}"
-    axis.set_title(f"{what}, each at its chosen learning rate")
+    axis.set_title(f"{what}, each at its chosen learning rate" if len(c.lrs) > 1 else what)
 
 
 def _to_the_edge(axis: Axes, bands: Sequence[Band], known: Mapping[str, Look]) -> None:

@@ -92,13 +92,13 @@ def write_page(comparison: Comparison, out_dir: str | os.PathLike[str]) -> Repor
 
 def draw(comparison: Comparison) -> tuple[list[Picture], list[str]]:
     """All pictures that have something to show, in order, and a sentence for each of the others."""
-    late = staleness_run(comparison)
+    late, clock = staleness_run(comparison), comparison.runs[0].clock
     offers: list[tuple[str, str, Callable[[], Figure | None], str]] = [
         ("learning-rate", _caption_rates(comparison), lambda: error_against_rate(comparison),
          "One learning rate was run, so there is no picture of the error against it."),
-        ("epochs", _caption_curves("epochs of samples applied"), lambda: error_against(comparison, "epoch"),
+        ("epochs", _caption_curves(comparison, "epochs of samples applied"), lambda: error_against(comparison, "epoch"),
          "No run has two evaluations yet, so there are no learning curves."),
-        ("time", _caption_curves(f"{comparison.runs[0].clock} time"), lambda: error_against(comparison, "time"), ""),
+        ("time", _caption_curves(comparison, f"{clock} time"), lambda: error_against(comparison, "time"), ""),
         ("staleness", _CAPTION_STALENESS, lambda: staleness(late) if late is not None else None,
          "No run with several workers recorded its staleness."),
         ("compensation", _CAPTION_COMPENSATION, lambda: compensation(comparison),
@@ -162,7 +162,7 @@ def _about(c: Comparison) -> str:
     lrs = listing([rate(lr) for lr in c.lrs])
     seeds = listing([str(seed) for seed in c.seeds])
     started = min((str(run.environment.get("started", "")) for run in c.runs), default="")
-    when = f" Started {started}." if started else ""
+    when = f" Started {started.replace('T', ' ')}." if started else ""
     return f"{counted(len(c.runs), 'run')}. Workers: {workers}. Learning rates: {lrs}. Seeds: {seeds}.{when}"
 
 
@@ -174,11 +174,10 @@ def _caption_rates(c: Comparison) -> str:
     )
 
 
-def _caption_curves(against: str) -> str:
-    return (
-        f"Learning curves against {against}, each algorithm at the learning rate chosen for it. Lines: mean over seeds; "
-        "bands: from the best seed to the worst."
-    )
+def _caption_curves(c: Comparison, against: str) -> str:
+    chosen = ", each algorithm at the learning rate chosen for it" if len(c.lrs) > 1 else ""
+    bands = " Lines: mean over seeds; bands: from the best seed to the worst." if len(c.seeds) > 1 else ""
+    return f"Learning curves on {c.split} data against {against}{chosen}.{bands}"
 
 
 _CAPTION_STALENESS = (
@@ -186,8 +185,8 @@ _CAPTION_STALENESS = (
     "exponential, theory gives the geometric law."
 )
 _CAPTION_COMPENSATION = (
-    "Norm of the compensation over norm of its gradient. Dots: measured commits; lines: running medians. Near or above 1 "
-    "the repair outweighs what it repairs."
+    "Norm of the compensation over norm of its gradient. Dots: measured commits; lines: running medians. Near or "
+    "above 1 the repair outweighs what it repairs."
 )
 
 

@@ -41,10 +41,10 @@ def _panel(axis: Axes, c: Comparison, workers: int) -> None:
     value_axis(axis, c.metric, values)
     for place, one in enumerate(series):
         # Curves that coincide (all at chance) stay visible side by side.
-        aside = 1.024 ** (place - (len(series) - 1) / 2)
+        aside = 1.03 ** (place - (len(series) - 1) / 2)
         _curve(axis, one, known[one.label], split=c.split, aside=aside)
         _crosses(axis, one, known[one.label], aside=aside)
-    axis.set_xlim(c.lrs[0] / 1.12, c.lrs[-1] * 1.12)
+    axis.set_xlim(c.lrs[0] / 1.14, c.lrs[-1] * 1.14)
     plain_ticks(axis.xaxis, c.lrs[0], c.lrs[-1])
     axis.set_xticks(c.lrs)
     _recipe_line(axis, c.recipe_lr)

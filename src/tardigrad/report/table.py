@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tardigrad.errors import InvalidArgument
 from tardigrad.metrics.comparison import Cell, Comparison, Series, Stat
-from tardigrad.metrics.quantities import NONE, number, rate, seconds, spread
+from tardigrad.metrics.quantities import NONE, figures, number, rate, spread
 from tardigrad.metrics.runs import Metric
 from tardigrad.specs import parse_spec
 
@@ -24,7 +25,7 @@ class Row:
     Attributes:
         label: the algorithm.
         workers: worker count.
-        safeguards: ``damped``, ``clipped at 1``: what was added to the published rule; empty for none.
+        safeguards: ``damped``, ``clipped at 1``: what was added to the published rule; empty for nothing.
         lr: the learning rate chosen for it; None where none could be.
         seeds: runs behind the numbers.
         last_ten: mean of the last ten evaluations.
@@ -85,9 +86,8 @@ def columns(table: FinalTable) -> list[Column]:
     metric, rows = table.metric, table.rows
     unit = f", {metric.unit}" if metric.unit else ""
     found = [
-        _column("algorithm", (row.label for row in rows), words=True),
+        _column("algorithm", (", ".join(filter(None, (row.label, row.safeguards))) for row in rows), words=True),
         _column("workers", (str(row.workers) for row in rows)),
-        _column("safeguards", (row.safeguards or "none" for row in rows), rank=2, words=True),
         _column("lr", (rate(row.lr) for row in rows)),
         _column(
             f"{table.split} {metric.name}{unit}, mean of last ten", (_spread(row.last_ten, metric) for row in rows)
@@ -97,11 +97,10 @@ def columns(table: FinalTable) -> list[Column]:
         _column("seeds", (str(row.seeds) for row in rows), rank=4),
         _column("diverged", (f"{row.diverged} of {row.runs}" for row in rows)),
         _column("staleness", (NONE if row.staleness is None else f"{row.staleness:.1f}" for row in rows), rank=3),
-        _column(f"{table.clock} time", (seconds(row.time) for row in rows), rank=2),
-        _column("wall time", (seconds(row.wall) for row in rows), rank=4),
+        _times(f"{table.clock} time", [row.time for row in rows], rank=2),
     ]
-    if table.clock == "wall":
-        found = [column for column in found if column.title != "wall time" or column.rank != 4]
+    if table.clock != "wall":
+        found.append(_times("wall time", [row.wall for row in rows], rank=4))
     return [column for column in found if set(column.cells) - {NONE}]
 
 
@@ -111,8 +110,8 @@ def render(table: FinalTable, console: Console) -> None:
 
     chosen, left_out = _fitting(columns(table), console.width)
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for column in chosen:
-        grid.add_column(column.title, justify="left" if column.words else "right", overflow="fold")
+    for column, width in zip(chosen, _widths(chosen, console.width), strict=True):
+        grid.add_column(column.title, justify="left" if column.words else "right", overflow="fold", width=width)
     for cells in zip(*(column.cells for column in chosen), strict=True):
         grid.add_row(*cells)
     console.print(grid)
@@ -139,7 +138,6 @@ def safeguards(config: Mapping[str, Any]) -> str:
     words = ["damped"] if options.get("damped") else []
     clip = options.get("clip_compensation")
     words += [f"clipped at {clip:g}"] if clip is not None else []
-    words += [f"warm-up {config['warmup']:g}"] if config.get("warmup") else []
     return ", ".join(words)
 
 
@@ -178,6 +176,14 @@ def _column(title: str, cells: Iterable[str], *, rank: int = 0, words: bool = Fa
     return Column(title, tuple(cells), rank, words)
 
 
+def _times(title: str, values: list[float | None], *, rank: int) -> Column:
+    """One unit for the whole column, so that its numbers can be compared at a glance."""
+    largest = max((value for value in values if value is not None), default=0.0)
+    unit, size = ("s", 1.0) if largest < 1e4 else (("min", 60.0) if largest < 6e5 else ("h", 3600.0))
+    cells = (NONE if value is None else figures(value / size) for value in values)
+    return _column(f"{title}, {unit}", cells, rank=rank)
+
+
 def _spread(stat: Stat | None, metric: Metric) -> str:
     if stat is None:
         return NONE
@@ -188,12 +194,28 @@ def _fitting(found: list[Column], width: int) -> tuple[list[Column], list[Column
     """Give up the least needed columns until the rest fits; titles may wrap, cells should not."""
     kept, left_out = list(found), []
     for rank in (4, 3, 2, 1):
-        if sum(_width(column) + 1 for column in kept) <= width:
+        if _total(_narrowest(column) for column in kept) <= width:
             break
         left_out += [column for column in kept if column.rank == rank]
         kept = [column for column in kept if column.rank != rank]
     return kept, left_out
 
 
-def _width(column: Column) -> int:
+def _widths(kept: list[Column], room: int) -> list[int]:
+    """Widths that fit: cells in one line each, and of the titles the longest is unwrapped as far as there is room."""
+    widths = [_narrowest(column) for column in kept]
+    lines = [len(textwrap.wrap(c.title, w)) for c, w in zip(kept, widths, strict=True)]
+    while _total(widths) < room and max(lines) > 1:
+        i = lines.index(max(lines))
+        widths[i] += 1
+        lines[i] = len(textwrap.wrap(kept[i].title, widths[i]))
+    return widths
+
+
+def _total(widths: Iterable[int]) -> int:
+    """Columns stand two apart."""
+    return sum(width + 2 for width in widths) - 2
+
+
+def _narrowest(column: Column) -> int:
     return max(len(word) for word in (*column.cells, *column.title.split()))

@@ -10,7 +10,7 @@ from tardigrad.tasks.base import ERROR, Split, Task
 
 
 def digits() -> Task:
-    """The task; see `tardigrad.data.digits` and `tardigrad.models.small_cnn`."""
+    """Handwritten digits of 8 x 8 (bundled with scikit-learn) and a small CNN."""
     splits = {name: Split(*pair) for name, pair in load_digits().items()}
     return Task(
         name="digits",

@@ -29,7 +29,7 @@ class _Displacement(nn.Module):
 
 
 def quadratic(dimension: int = 20, condition: float = 100.0, noise: float = 0.1, samples: int = 1024) -> Task:
-    """The task.
+    """A noisy quadratic with a minimum in closed form.
 
     Args:
         dimension: length of w, >= 1.

@@ -115,9 +115,15 @@ def resolve(
     import_all(config.imports)
     task = recipe if isinstance(recipe, Task) else build_task(config)
     if not isinstance(rule, Rule):
-        made = make_rule(config.rule, optimizer=config.optimizer)
-        config = config.replace(rule=made.spec, optimizer=made.optimizer_spec)
+        spec, optimizer = resolve_rule(config)
+        config = config.replace(rule=spec, optimizer=optimizer)
     return config, task
+
+
+def resolve_rule(config: RunConfig) -> tuple[str, str]:
+    """The specs of a configuration's rule and optimizer with every keyword written out."""
+    made = make_rule(config.rule, optimizer=config.optimizer)
+    return made.spec, made.optimizer_spec
 
 
 def build_task(config: RunConfig) -> Task:

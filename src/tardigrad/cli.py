@@ -1,0 +1,187 @@
+"""The command line. Imports no torch until a command needs it, so that help and lists answer at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tardigrad.errors import Diverged, InvalidArgument, TardigradError, UnknownName
+
+if TYPE_CHECKING:
+    from tardigrad.compare import Comparison, Outcome
+    from tardigrad.config import RunConfig
+
+HELP = """usage: tardigrad COMMAND ...
+
+Asynchronous data-parallel training in which a recipe tuned for one machine keeps working.
+
+  tardigrad train RECIPE [--rule RULE] [--workers N] ...     train once; every setting is an option
+  tardigrad compare RECIPE [--lrs LR ...] [--seeds S ...]    algorithms x workers x learning rates x seeds, resumable
+  tardigrad report RUN ...                                   pictures, table and verdict of runs as one page
+  tardigrad list [KIND]                                      recipes, rules, delays and everything else with a name
+  tardigrad doctor                                           what this machine has, what is missing, what to type
+
+Each command has its own --help. Start with: tardigrad compare digits --lrs 0.1 --seeds 0
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status: 0, 1 for a run that failed or diverged, 2 for a bad request."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except Diverged as error:
+        return _complain(error, status=1)
+    except TardigradError as error:
+        return _complain(error, status=2)
+    except BrokenPipeError:  # the reader (head, a pager) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on where this one ended", file=sys.stderr)
+        return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        from tardigrad import __version__
+
+        print(f"tardigrad {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        raise UnknownName("command", words[0], COMMANDS)
+    return COMMANDS[words[0]](words[1:])
+
+
+def _complain(error: Exception, *, status: int) -> int:
+    print(f"tardigrad: {error}", file=sys.stderr)
+    for note in getattr(error, "__notes__", []):
+        print(note, file=sys.stderr)
+    return status
+
+
+def _split_recipe(command: str, words: list[str]) -> tuple[RunConfig, str, list[str]]:
+    """The recipe named first, and the options after it; ``--help`` alone shows the defaults of a plain run."""
+    from tardigrad.config import RunConfig
+    from tardigrad.recipes import RECIPES, load_recipe
+
+    if words and not words[0].startswith("-"):
+        return load_recipe(words[0]), words[0], words[1:]
+    if "-h" in words or "--help" in words:
+        return RunConfig(), "RECIPE", words
+    raise InvalidArgument(f"name a recipe first: tardigrad {command} RECIPE, one of {', '.join(RECIPES.names())}.")
+
+
+def _train(words: list[str]) -> int:
+    import tyro
+
+    base, name, rest = _split_recipe("train", words)
+
+    from tardigrad.options import TrainOptions
+
+    options = tyro.cli(TrainOptions, default=TrainOptions(base), args=rest, prog=f"tardigrad train {name}")
+    if options.dry_run:
+        return _show_plan([options.config])
+    from tardigrad.progress import TrainProgress
+    from tardigrad.training import resolve, train
+
+    config, task = resolve(options.config)
+    with TrainProgress(config, samples=len(task.train) * config.epochs, metric=task.metric) as progress:
+        run = train(config, directory=options.directory, observers=[progress])
+    print(f"recorded in {run.directory}; pictures: tardigrad report {run.directory}")
+    return 0
+
+
+def _compare(words: list[str]) -> int:
+    import tyro
+
+    base, name, rest = _split_recipe("compare", words)
+    from tardigrad.algorithms import DEFAULT
+    from tardigrad.options import CompareOptions
+
+    prog = f"tardigrad compare {name}"
+    options, settings = tyro.cli(CompareOptions, args=rest, prog=prog, return_unknown_args=True)
+    for word, instead in (("--rule", "--algorithms"), ("--seed", "--seeds"), ("--label", "--algorithms")):
+        if word in settings:
+            raise InvalidArgument(f"compare takes {instead}, not {word}.")
+    base = tyro.cli(type(base), default=base, args=settings, prog=prog)
+    from tardigrad.compare import Comparison
+
+    grid = Comparison(base, options.algorithms or DEFAULT, options.workers, options.lrs, options.seeds)
+    if options.dry_run:
+        return _show_plan(grid.runs())
+    place = options.directory or Path("runs") / f"compare-{name}"
+    return _run_comparison(grid, place, options.jobs)
+
+
+def _run_comparison(grid: Comparison, place: Path, jobs: int | str) -> int:
+    from tardigrad.compare import default_jobs, run_comparison
+    from tardigrad.progress import CompareProgress
+
+    number = default_jobs() if isinstance(jobs, str) else jobs
+    with CompareProgress(len(grid.runs())) as progress:
+        outcomes = run_comparison(grid, place, jobs=number, finished=progress.finished)
+    _write_report([place], place / "report")
+    return _report_failures(outcomes)
+
+
+def _report_failures(outcomes: Sequence[Outcome]) -> int:
+    failures = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failures:
+        print(f"{outcome.config.directory_name} failed:\n{outcome.message}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _report(words: list[str]) -> int:
+    import tyro
+
+    from tardigrad.options import ReportOptions
+
+    options = tyro.cli(ReportOptions, args=words, prog="tardigrad report")
+    if not options.runs:
+        raise InvalidArgument("name at least one run directory: tardigrad report runs/demo")
+    _write_report(list(options.runs), options.output or options.runs[0] / "report")
+    return 0
+
+
+def _write_report(runs: list[Path], output: Path) -> None:
+    from tardigrad.report.page import write_report
+
+    written = write_report(runs, output)
+    print(f"page: {written.html}\nfirst picture: {written.pngs[0]}")
+
+
+def _show_plan(runs: Sequence[RunConfig]) -> int:
+    from tardigrad.plan import print_plan
+
+    print_plan(runs)
+    return 0
+
+
+def _list(words: list[str]) -> int:
+    from tardigrad.listing import print_lists
+
+    print_lists(words)
+    return 0
+
+
+def _doctor(words: list[str]) -> int:
+    from tardigrad.doctor import print_examination
+
+    print_examination()
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "compare": _compare,
+    "report": _report,
+    "list": _list,
+    "doctor": _doctor,
+}

@@ -1,0 +1,89 @@
+"""`tardigrad doctor`: what this machine has, what is missing, and what to type."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tardigrad import __version__
+from tardigrad.recording import cpu_name
+
+_PACKAGES = {
+    "sklearn": ("scikit-learn", "digits", "the task 'digits'"),
+    "matplotlib": ("matplotlib", "report", "pictures"),
+    "scipy": ("scipy", "report", "confidence intervals"),
+    "jinja2": ("jinja2", "report", "the report's page"),
+}
+_DATA = {"cifar-10-batches-py": "CIFAR-10", "shakespeare.txt": "tiny shakespeare"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: whether all is well, what was found, and what to type where it is not."""
+
+    good: bool
+    subject: str
+    found: str
+    remedy: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Look at platform, cores, memory, GPUs, compiler, packages and data."""
+    linux = sys.platform == "linux"
+    yield Finding(linux, "platform", platform.platform(), "" if linux else "use Linux: WSL 2, or a container")
+    yield Finding(True, "tardigrad", __version__)
+    yield Finding(sys.version_info >= (3, 11), "python", platform.python_version(), "install Python 3.11 or newer")
+    cores = len(os.sched_getaffinity(0))
+    yield Finding(True, "cores", f"{cores} usable of {os.cpu_count()}: {cpu_name()}")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield Finding(True, "memory", f"{memory:.1f} GiB")
+    yield from _torch()
+    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    yield Finding(True, "C compiler", compiler or "none: only the exact commit path (the only one so far) is used")
+    yield from _packages()
+    yield from _data()
+
+
+def _torch() -> Iterator[Finding]:
+    import torch
+
+    yield Finding(True, "torch", f"{torch.__version__}, CPU capability {torch.backends.cpu.get_cpu_capability()}")
+    if not torch.cuda.is_available():
+        yield Finding(True, "GPU", "none: --device cpu")
+        return
+    for number in range(torch.cuda.device_count()):
+        yield Finding(True, "GPU", f"cuda:{number} {torch.cuda.get_device_name(number)}")
+
+
+def _packages() -> Iterator[Finding]:
+    for module, (package, extra, purpose) in _PACKAGES.items():
+        try:
+            version = getattr(importlib.import_module(module), "__version__", "found")
+            yield Finding(True, package, str(version))
+        except ImportError:
+            yield Finding(False, package, f"missing: {purpose}", f"pip install 'tardigrad[{extra}]'")
+
+
+def _data() -> Iterator[Finding]:
+    place = os.environ.get("TARDIGRAD_DATA")
+    if place is None:
+        yield Finding(True, "data", "TARDIGRAD_DATA is not set; the built-in tasks need no download")
+        return
+    for name, title in _DATA.items():
+        there = (Path(place) / name).exists()
+        yield Finding(there, "data", f"{title}: {'found' if there else 'not'} in {place}", f"put {name} into {place}")
+
+
+def print_examination() -> None:
+    """Print every finding, then what to type."""
+    findings = list(examine())
+    for finding in findings:
+        print(f"{'ok     ' if finding.good else 'MISSING'} {finding.subject:<13} {finding.found}")
+    remedies = [finding.remedy for finding in findings if not finding.good and finding.remedy]
+    print("\nTo type: " + "; ".join(dict.fromkeys(remedies)) if remedies else "\nNothing is missing.")

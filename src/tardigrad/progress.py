@@ -1,0 +1,124 @@
+"""Progress: a live line on a terminal, plain lines now and then where there is none."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from time import perf_counter
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from tardigrad.compare import Outcome
+from tardigrad.config import RunConfig
+from tardigrad.engines.base import Evaluation, Observer
+from tardigrad.records import Commit, Push, Rejected
+from tardigrad.tasks.base import Metric
+
+_RECENT = 50  # commits that the loss and the staleness shown are averaged over
+
+
+class TrainProgress(Observer):
+    """Loss, samples/s, staleness and time left of one run.
+
+    Args:
+        config: the run's.
+        samples: how many will be applied in all.
+        metric: of the task, for the line at each evaluation.
+    """
+
+    def __init__(self, config: RunConfig, *, samples: int, metric: Metric | None) -> None:
+        self._console = Console(stderr=True)
+        self._live = self._console.is_terminal
+        self._metric = metric
+        self._losses: deque[float] = deque(maxlen=_RECENT)
+        self._staleness: deque[int] = deque(maxlen=_RECENT)
+        self._applied, self._rejected = 0, 0
+        self._since = perf_counter()
+        columns = (
+            TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[state]}"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bar = Progress(*columns, console=self._console, disable=not self._live, transient=True)
+        self._task: TaskID = self._bar.add_task(f"{config.shown} x {config.workers}", total=samples, state="")
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        self._bar.start()
+        self._since = perf_counter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        """Leave the terminal as it was."""
+        self._bar.stop()
+
+    def committed(self, time: float, commit: Commit) -> None:
+        """Count samples, and refresh the line a few times a second."""
+        for part in commit.contributions:
+            self._applied += part.samples
+            self._staleness.append(commit.version - 1 - part.read_version)
+            if part.loss is not None:
+                self._losses.append(part.loss)
+        if self._live:
+            self._bar.update(self._task, completed=self._applied, state=self._state())
+
+    def rejected(self, time: float, push: Push, result: Rejected) -> None:
+        """Count it."""
+        self._rejected += 1
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """One line that stays."""
+        words = [f"epoch {evaluation.epoch:6.2f}"]
+        for split, scores in evaluation.scores.items():
+            name = self._metric.name if self._metric else "loss"
+            scale, unit = (self._metric.scale, self._metric.unit) if self._metric else (1.0, "")
+            words.append(f"{split} {name} {scale * scores[name]:.4g}{' ' + unit if unit else ''}")
+        words.append(self._state() or f"loss {evaluation.scores['test']['loss']:.4g} before training")
+        self._console.print("  ".join(words), highlight=False, soft_wrap=True)
+
+    def _state(self) -> str:
+        if not self._losses:
+            return ""
+        rate = self._applied / max(perf_counter() - self._since, 1e-9)
+        staleness = sum(self._staleness) / len(self._staleness)
+        words = f"loss {sum(self._losses) / len(self._losses):.4g}  {rate:,.0f} samples/s  staleness {staleness:.1f}"
+        return words + (f"  {self._rejected} rejected" if self._rejected else "")
+
+
+class CompareProgress:
+    """How many runs of a comparison are done.
+
+    Args:
+        total: runs in all.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._console = Console(stderr=True)
+        self._live = self._console.is_terminal
+        self._total = total
+        self._counts: Counter[str] = Counter()
+        columns = (
+            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bar = Progress(*columns, console=self._console, disable=not self._live)
+        self._task = self._bar.add_task("runs", total=total, state="")
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        """Leave the terminal as it was."""
+        self._bar.stop()
+
+    def finished(self, outcome: Outcome) -> None:
+        """Count it; without a terminal, say so now and then."""
+        self._counts["found finished" if outcome.reused else outcome.status] += 1
+        done = sum(self._counts.values())
+        state = ", ".join(f"{number} {word}" for word, number in self._counts.items())
+        self._bar.update(self._task, completed=done, state=state)
+        if not self._live and (done == self._total or done % max(1, self._total // 10) == 0):
+            self._console.print(f"{done} of {self._total} runs: {state}", highlight=False, soft_wrap=True)
