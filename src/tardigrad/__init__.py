@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tardigrad._version import __version__
+
 if TYPE_CHECKING:
     from tardigrad.config import RunConfig
     from tardigrad.records import Commit, Held, Lease, Rejected, Snapshot
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from tardigrad.server import ParameterServer
     from tardigrad.tasks.base import Task
     from tardigrad.training import Run, train
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Commit": "tardigrad.records:Commit",

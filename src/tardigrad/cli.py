@@ -50,7 +50,7 @@ def _dispatch(words: list[str]) -> int:
         print(HELP, end="")
         return 0
     if words[0] == "--version":
-        from tardigrad import __version__
+        from tardigrad._version import __version__
 
         print(f"tardigrad {__version__}")
         return 0

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tardigrad import __version__
+from tardigrad._version import __version__
 from tardigrad.recording import cpu_name
 
 _PACKAGES = {

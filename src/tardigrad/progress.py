@@ -99,8 +99,8 @@ class CompareProgress:
         self._total = total
         self._counts: Counter[str] = Counter()
         columns = (
-            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
+            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"), TimeRemainingColumn(),
         )  # fmt: skip
         self._bar = Progress(*columns, console=self._console, disable=not self._live)
         self._task = self._bar.add_task("runs", total=total, state="")

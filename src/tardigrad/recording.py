@@ -30,7 +30,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tardigrad import __version__
+from tardigrad._version import __version__
 from tardigrad.config import RunConfig
 from tardigrad.engines.base import Evaluation, Observer
 from tardigrad.errors import RunDirectoryError

@@ -115,7 +115,7 @@ def _measures(c: Comparison) -> list[str]:
     whole = [n for n in averaged if n > 1]
     if whole and statistics.median(whole) < LAST:
         result.append(
-            f"Runs have fewer than {LAST} evaluations: the mean is over the {min(whole)} there are, early ones included."
+            f"Runs have fewer than {LAST} evaluations: the mean is over the {min(whole)} there are, early ones too."
         )
     if c.split == "test" and averaged:
         compared = "; what is compared is the mean of the last ten evaluations" if len(c.series) > 1 else ""

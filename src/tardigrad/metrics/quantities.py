@@ -83,5 +83,5 @@ def _signed(value: float, metric: Metric) -> str:
 
 
 def figures(value: float) -> str:
-    """At least two figures: ``1.7``, ``12``, ``340``."""
+    """Two figures, or all before the point: ``1.7``, ``12``, ``340``."""
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
