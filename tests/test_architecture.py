@@ -124,7 +124,7 @@ def test_documentation_builds(tmp_path):
 
 
 def test_version_is_the_same_everywhere():
-    version = re.search(r'^__version__ = "(.+)"$', (PACKAGE / "__init__.py").read_text(), re.MULTILINE)
-    assert version, "src/tardigrad/__init__.py has no line __version__ = ..."
+    version = re.search(r'^__version__ = "(.+)"$', (PACKAGE / "_version.py").read_text(), re.MULTILINE)
+    assert version, "src/tardigrad/_version.py has no line __version__ = ..."
     assert f"\nversion: {version[1]}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"## [{version[1]}]" in (ROOT / "CHANGELOG.md").read_text()

@@ -23,6 +23,7 @@ PUBLIC = {
     "Snapshot",
     "Task",
     "__version__",
+    "errors",
     "register_rule",
     "rule",
     "train",

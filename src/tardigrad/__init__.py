@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tardigrad import errors
 from tardigrad._version import __version__
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ __all__ = [
     "Snapshot",
     "Task",
     "__version__",
+    "errors",
     "register_rule",
     "rule",
     "train",

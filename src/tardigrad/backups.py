@@ -9,27 +9,25 @@ from torch import Tensor
 
 
 class Backups:
-    """The paper's w_bak(m). Every worker starts with w_0 (version 0)."""
+    """The paper's w_bak(m), one entry per worker that has read."""
 
-    def __init__(self, initial: Tensor) -> None:
+    def __init__(self) -> None:
         self._version_of: dict[int, int] = {}
-        self._copies: dict[int, Tensor] = {0: initial.clone()}
-        self._readers: dict[int, int] = {0: 0}
+        self._copies: dict[int, Tensor] = {}
+        self._readers: dict[int, int] = {}
         self._free: list[Tensor] = []
 
+    def __contains__(self, worker: int) -> bool:
+        """Whether this worker has a backup."""
+        return worker in self._version_of
+
     def version_of(self, worker: int) -> int:
-        """The version this worker last read; 0 before its first pull."""
+        """The version this worker last read; 0 where it has no backup."""
         return self._version_of.get(worker, 0)
 
     def of(self, worker: int) -> Tensor:
         """The backup of this worker, flat; never write to it."""
-        return self._copies[self.version_of(worker)]
-
-    def admit(self, worker: int) -> None:
-        """A new worker: its backup is w_0 until its first pull, which therefore stays in memory."""
-        if worker not in self._version_of:
-            self._version_of[worker] = 0
-            self._readers[0] = self._readers.get(0, 0) + 1
+        return self._copies[self._version_of[worker]]
 
     def take(self, worker: int, version: int, weights: Tensor) -> Tensor:
         """Make the backup of this worker the weights of this version, and return it."""

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tardigrad.errors import InvalidArgument
 from tardigrad.hyperparameters import require_choice
 
 Buffers = dict[str, Tensor]
@@ -43,11 +44,26 @@ class BufferStore:
         self._own: dict[int, Buffers] = {}
         self._latest: Buffers = self._initial
 
-    def hand_out(self, worker: int) -> Buffers:
-        """What this worker computes with next: its own, or the policy's where it has none yet."""
+    def hand_out(self, worker: int, live: Iterable[int], *, copy: bool) -> Buffers:
+        """What this worker computes with next: its own, or the policy's over the live ones where it has none yet.
+
+        Without ``copy`` they may be the store's own tensors: read them, never write them.
+        """
         if not self._initial:
             return {}
-        return self._own.get(worker) or self.combined(self._own)
+        handed = self._own.get(worker) or self.combined(live)
+        return _copy(handed) if copy else handed
+
+    def require_known(self, buffers: Mapping[str, Tensor]) -> None:
+        """Raise `InvalidArgument` unless these are all of the model's buffers, shaped as they are, or none."""
+        if not self._initial or not buffers:
+            return
+        for name, tensor in self._initial.items():
+            if name not in buffers:
+                raise InvalidArgument(f"the push brings buffers, but not {name!r}; bring all of them, or none.")
+            if buffers[name].shape != tensor.shape:
+                given, known = tuple(buffers[name].shape), tuple(tensor.shape)
+                raise InvalidArgument(f"the buffer {name!r} has shape {given}, the model's has {known}.")
 
     def commit(self, worker: int, buffers: Mapping[str, Tensor]) -> None:
         """A push of this worker was committed with these buffers (copied)."""

@@ -151,10 +151,21 @@ def _report(words: list[str]) -> int:
 
 
 def _write_report(runs: list[Path], output: Path) -> None:
-    from tardigrad.report.page import write_report
+    """Print table and verdict, then write the page."""
+    from rich.console import Console
 
-    written = write_report(runs, output)
-    print(f"page: {written.html}\nfirst picture: {written.pngs[0]}")
+    from tardigrad.metrics.comparison import compare_runs
+    from tardigrad.metrics.runs import find_runs
+    from tardigrad.metrics.verdict import as_text, verdict
+    from tardigrad.report.page import write_page
+    from tardigrad.report.table import final_table, render
+
+    comparison = compare_runs(find_runs(runs))
+    console = Console()
+    render(final_table(comparison), console)
+    print("\n" + as_text(verdict(comparison), width=min(100, console.width)))
+    written = write_page(comparison, output)
+    print(f"\npage: {written.html}")
 
 
 def _show_plan(runs: Sequence[RunConfig]) -> int:

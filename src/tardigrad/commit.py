@@ -95,7 +95,7 @@ class ExactPath(CommitPath):
                 w = view(weights)
                 self._step(w, self._compensated(w, parts, view, norms), view, facts)
         else:
-            gradient = torch.empty_like(weights)
+            gradient = torch.zeros_like(weights)  # no piece covers the gaps of a layout: they stay zero
             for view in self._views[first]:
                 view(gradient).copy_(self._compensated(view(weights), parts, view, norms))
             for view in self._views[second]:

@@ -17,7 +17,6 @@ from tardigrad.recording import cpu_name
 _PACKAGES = {
     "sklearn": ("scikit-learn", "digits", "the task 'digits'"),
     "matplotlib": ("matplotlib", "report", "pictures"),
-    "scipy": ("scipy", "report", "confidence intervals"),
     "jinja2": ("jinja2", "report", "the report's page"),
 }
 _DATA = {"cifar-10-batches-py": "CIFAR-10", "shakespeare.txt": "tiny shakespeare"}

@@ -104,7 +104,7 @@ class FlatLayout:
         """
         if isinstance(gradient, Tensor):
             return self._pack_flat(gradient)
-        given = list(gradient)
+        given = list(gradient) if isinstance(gradient, Iterable) else [gradient]
         if len(given) != len(self.shapes):
             raise GradientError(f"the gradient has {len(given)} tensors, the weights have {len(self.shapes)}.")
         for name, shape, tensor in zip(self.names, self.shapes, given, strict=True):
@@ -125,7 +125,12 @@ class FlatLayout:
             f"one after the other, ({self.size},), the server's own layout, or a list of tensors shaped as the weights."
         )
 
-    def _require_like(self, name: str, tensor: Tensor) -> None:
+    def _require_like(self, name: str, tensor: object) -> None:
+        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+            kind = f"a {tensor.layout} tensor" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
+            raise GradientError(
+                f"the gradient of {name} is {kind}; give a dense tensor, zeros where a parameter was not used."
+            )
         if tensor.dtype != self.dtype or tensor.device.type != self.device.type:
             raise GradientError(
                 f"the gradient of {name} is {tensor.dtype} on {tensor.device}, the weights are {self.dtype} "

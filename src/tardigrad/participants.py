@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tardigrad.consistency import Consistency
 from tardigrad.errors import InvalidArgument, ProtocolError
@@ -41,6 +42,7 @@ class Participants:
         self._consistency = consistency
         self._leases = leases
         self._records: dict[int, WorkerRecord] = {}
+        self._lives: dict[int, int] = {}  # worker -> incarnations begun so far
 
     @property
     def live(self) -> list[int]:
@@ -90,7 +92,9 @@ class Participants:
         if self._leases is not None and record.lease is None:
             record.lease = self._leases.take(worker)
         record.outstanding = record.lease is not None or self._leases is None
-        self.park(worker)
+        if self._leases is not None:
+            for other in self._records:  # this may have been the last lease that another could have had
+                self.park(other)
         return record.lease
 
     def released(self, worker: int) -> None:
@@ -112,14 +116,18 @@ class Participants:
         if worker not in self._consistency.live:
             self._consistency.join(worker)
 
-    def join(self, worker: int) -> None:
-        """A worker takes part from now on."""
+    def join(self, worker: int) -> int:
+        """A worker takes part from now on; return its incarnation: 0 the first time, + 1 for each return."""
         if worker in self._records:
             raise ProtocolError(f"worker {worker} already takes part.")
-        self._records[worker] = WorkerRecord()
+        incarnation = self._lives.get(worker, 0)
+        self._lives[worker] = incarnation + 1
+        self._records[worker] = WorkerRecord(incarnation)
         self._consistency.join(worker)
         if self._leases is not None:
             self._leases.join(worker)
+        self.park(worker)
+        return incarnation
 
     def leave(self, worker: int) -> None:
         """A worker takes part no longer; its lease goes back."""
@@ -131,13 +139,15 @@ class Participants:
         self._consistency.leave(worker)
         del self._records[worker]
 
-    def state_dict(self) -> dict[int, list[int]]:
-        """Incarnation and last sequence number of each."""
-        return {worker: [record.incarnation, record.sequence] for worker, record in self._records.items()}
+    def state_dict(self) -> dict[str, Any]:
+        """Incarnation and last sequence number of each, and how many lives each worker there ever was has begun."""
+        records = {worker: [record.incarnation, record.sequence] for worker, record in self._records.items()}
+        return {"records": records, "lives": dict(self._lives)}
 
-    def load_state_dict(self, state: Mapping[int, list[int]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave; nobody holds an outstanding pull."""
+        self._lives = {int(worker): lives for worker, lives in state["lives"].items()}
         self._records = {
             int(worker): WorkerRecord(incarnation=incarnation, sequence=sequence)
-            for worker, (incarnation, sequence) in state.items()
+            for worker, (incarnation, sequence) in state["records"].items()
         }

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def environment(config: RunConfig) -> dict[str, Any]:
         "device": config.device,
         "cuda": cuda,
         "commit": _source_commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([_program(), *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -93,6 +94,12 @@ def cpu_name() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _program() -> str:
+    """The program as one would type it."""
+    name = Path(sys.argv[0]).name
+    return "tardigrad" if name == "__main__.py" else name
 
 
 def _source_commit() -> str | None:

@@ -103,7 +103,7 @@ class Warmup(Schedule):
 
     def __post_init__(self) -> None:
         """Check the range of both."""
-        require_number("warm-up", "epochs", self.epochs, low=0.0)
+        require_number("warm-up", "epochs", self.epochs, low=0.0, high=math.inf, include_high=False)
         require_number("warm-up", "start", self.start, low=0.0, high=1.0)
 
     def factor(self, epoch: float) -> float:
@@ -130,4 +130,4 @@ def build_schedule(spec: str, *, warmup: float = 0.0) -> Schedule:
     schedule = SCHEDULES.build(spec)
     if not isinstance(schedule, Schedule):
         raise InvalidArgument(f"schedule {spec!r} is not a Schedule.")
-    return Warmup(warmup, schedule) if require_number("schedule", "warmup", warmup, low=0.0) else schedule
+    return Warmup(warmup, schedule) if require_number("schedule", "warmup", warmup, low=0.0) > 0.0 else schedule

@@ -37,7 +37,7 @@ from tardigrad.records import (
 from tardigrad.rules.base import Rule
 
 LearningRate = float | Callable[[int], float]
-_FRUITLESS = 3  # rejections in a row, per worker, after which no gradient is finite any more
+_FRUITLESS = 3  # rejections in a row, per worker, that may be the samples' fault: as many as give up a lease
 
 
 class ParameterServer:
@@ -96,7 +96,7 @@ class ParameterServer:
         self._lr = lr
         self._measure_every = require_integer("server", "measure_every", measure_every, low=0)
         self._flat = self.layout.pack(list(weights))
-        self._backups = Backups(self._flat)
+        self._backups = Backups()
         self._path: CommitPath = COMMIT_PATHS.load(commit_path)(rule, self.layout)
         self.buffers = BufferStore(buffers or {}, batchnorm)
         self._participants = Participants(self.consistency, leases)
@@ -154,7 +154,7 @@ class ParameterServer:
             weights=self.layout.views(flat) if copy else [],
             lease=lease,
             flat=flat,
-            buffers=self.buffers.hand_out(worker),
+            buffers=self.buffers.hand_out(worker, self.live, copy=copy),
         )
 
     # -- writing ---------------------------------------------------------------------------------------------
@@ -209,6 +209,11 @@ class ParameterServer:
             return self._rejected(push, refused, keep_lease=True)
         if push.lease != record.lease:
             raise ProtocolError(f"worker {push.worker} pushes {push.lease} but holds {record.lease}.")
+        if push.worker in self._waiting:
+            raise ProtocolError(f"worker {push.worker} has already pushed in this round; pull after the commit.")
+        if push.worker not in self._backups:
+            raise ProtocolError(f"worker {push.worker} joined after version 0 and has not pulled; pull first.")
+        self.buffers.require_known(push.buffers)
         read = self.read_version(push.worker)
         staleness = self.version - read
         record.outstanding, record.lease = False, None
@@ -255,10 +260,16 @@ class ParameterServer:
             self._participants.released(member)
         return commit
 
-    def join(self, worker: int) -> None:
-        """A worker takes part from now on; its backup is w_0 until its first pull."""
-        self._participants.join(worker)
-        self._backups.admit(worker)
+    def join(self, worker: int) -> int:
+        """A worker takes part from now on, beginning with a pull; return its incarnation (0, + 1 for each return).
+
+        At version 0 its backup is w_0 at once, so that a push before its first pull has a meaning.
+        """
+        incarnation = self._participants.join(worker)
+        self.buffers.forget(worker)
+        if self.version == 0:
+            self._backups.take(worker, 0, self._flat)
+        return incarnation
 
     def leave(self, worker: int) -> None:
         """A worker takes part no longer: its lease goes back, a push of it that waits still counts."""
@@ -323,7 +334,7 @@ class ParameterServer:
         """A gradient that is not finite: the samples' fault, or have the weights diverged?"""
         self.require_finite()
         self._fruitless += 1
-        if self._fruitless >= _FRUITLESS * max(1, len(self.live)):
+        if self._fruitless > _FRUITLESS * max(1, len(self.live)):
             raise Diverged(self.version, f"the last {self._fruitless} gradients pushed were not finite")
         return self._rejected(push, "non-finite")
 

@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from numbers import Integral, Real
 from typing import Any
 
 from tardigrad.errors import InvalidArgument, UnknownName
@@ -46,29 +47,52 @@ def parse_spec(text: str) -> Spec:
     if not inner:
         return Spec(name)
     try:
-        call = ast.parse(f"f({inner})", mode="eval").body
-        assert isinstance(call, ast.Call)
-        args = tuple(_literal(node) for node in call.args)
-        kwargs = {str(word.arg): _literal(word.value) for word in call.keywords if word.arg is not None}
-    except (SyntaxError, ValueError, AssertionError) as error:
+        args, words = _arguments(ast.parse(f"f({inner})", mode="eval").body)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise InvalidArgument(
             f"{text!r}: the part in brackets must be numbers, 'strings', True, False or None, "
             "such as (lambda0=2.0, damped=True)."
         ) from error
+    kwargs = dict(words)
+    if len(kwargs) < len(words):
+        raise InvalidArgument(f"{text!r} gives a keyword twice.")
     return Spec(name, args, kwargs)
 
 
+def _arguments(call: ast.expr) -> tuple[tuple[Any, ...], list[tuple[str, Any]]]:
+    """Values of a call's arguments; ValueError where it is not a call with literals."""
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        raise ValueError("more than one call")
+    named = [(word.arg, _literal(word.value)) for word in call.keywords if word.arg is not None]
+    if len(named) < len(call.keywords):
+        raise ValueError("** is not accepted")
+    return tuple(_literal(node) for node in call.args), named
+
+
+class _Words(ast.NodeTransformer):
+    """Puts the values of inf, nan, true ... in the place of their names."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """A constant for a known word; any other name stays, and is refused."""
+        word = node.id.lower()
+        return ast.Constant(_WORDS[word]) if word in _WORDS else node
+
+
 def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Name) and node.id.lower() in _WORDS:
-        return _WORDS[node.id.lower()]
-    return ast.literal_eval(node)
+    return ast.literal_eval(_Words().visit(node))
 
 
 def format_spec(name: str, options: Mapping[str, Any]) -> str:
-    """The inverse of `parse_spec` for keyword arguments."""
+    """The inverse of `parse_spec` for keyword arguments; numbers of numpy become Python's."""
     if not options:
         return name
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
+    return f"{name}({', '.join(f'{key}={_plain(value)!r}' for key, value in options.items())})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def options_of(part: Any) -> dict[str, Any]:

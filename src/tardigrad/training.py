@@ -112,6 +112,7 @@ def resolve(
     elif rule is not None:
         settings["rule"] = rule
     config = config.replace(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+    require_device(config.device)
     import_all(config.imports)
     task = recipe if isinstance(recipe, Task) else build_task(config)
     if not isinstance(rule, Rule):
@@ -202,6 +203,23 @@ def require_platform() -> None:
         raise UnsupportedPlatform(
             f"Tardigrad runs on Linux, with CPU or CUDA; this is {sys.platform}. "
             "On Windows use WSL 2, on macOS a Linux container."
+        )
+
+
+def require_device(name: str) -> None:
+    """Raise `InvalidArgument` unless this is a device that is here: cpu, cuda, cuda:0 and so on."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InvalidArgument(f"device {name!r} is not one of cpu, cuda, cuda:0, cuda:1 and so on.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidArgument(
+            f"device {name!r} is not supported; type --device cpu, or --device cuda with an NVIDIA GPU."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InvalidArgument(
+            f"device {name!r} is not here: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs. "
+            "Type --device cpu, or see tardigrad doctor."
         )
 
 

@@ -146,6 +146,9 @@ def test_no_epochs_means_no_commits(tmp_path):
         ({"batch_size": (1, 2)}, "2 sizes for 4 workers"),
         ({"consistency": "ssp"}, "ssp"),
         ({"engine": "imaginary"}, "unknown engine"),
+        ({"device": "gpu"}, "cpu, cuda"),
+        ({"device": "mps"}, "not supported"),
+        ({"device": "cuda:99"}, "not here"),
     ],
 )
 def test_bad_settings_get_a_sentence_and_write_nothing(tmp_path, settings, sentence):

@@ -108,9 +108,14 @@ class Paired:
     interval: tuple[float, float] | None
 
     @property
+    def same(self) -> bool:
+        """Whether all differences are equal (to rounding), which leaves no spread to judge by."""
+        return max(self.differences) - min(self.differences) <= 1e-9 * max(1.0, abs(self.mean))
+
+    @property
     def clear(self) -> bool:
-        """Whether the interval excludes 0. Equal differences leave no spread to judge by: not clear."""
-        if self.interval is None or self.interval[0] == self.interval[1]:
+        """Whether there is a spread to judge by and the interval excludes 0."""
+        if self.interval is None or self.same:
             return False
         return not self.interval[0] <= 0.0 <= self.interval[1]
 

@@ -77,6 +77,7 @@ def _headline(c: Comparison) -> str:
     if best is None or best.chosen is None or len(c.series) < 2:
         return f"{counted(len(c.runs), 'run')} of one algorithm: there is nothing to compare it with."
     against = [s for s in (asgd, sequential) if s is not None and s is not best]
+    against = against or [s for s in c.series if s is not best][:1]
     words = [_relation(c, best.chosen, s.chosen) for s in against if s.chosen is not None]
     ends = f"{spread(best.chosen.last_ten(c.split), c.metric)} {c.metric.name}"
     first = f"{_with(workers)}, the learning rate chosen for each, {best.label} ends at {ends} "
@@ -209,7 +210,7 @@ def _evidence(c: Comparison, paired: Paired, *, kind: str) -> str:
         return f"better in {ahead} of {counted(len(paired.seeds), 'seed')}"
     if paired.interval is None:
         return f"seed {paired.seeds[0]}"
-    if paired.interval[0] == paired.interval[1]:
+    if paired.same:
         return f"the same in all {len(paired.seeds)} seeds, which leaves no spread to judge by"
     return f"95 % interval {interval(paired, c.metric, flip=paired.mean < 0)}"
 

@@ -174,4 +174,6 @@ def _require_safeguards(owner: str, lambda0: float, clip: float | None, damped: 
     require_number(owner, "lambda0", lambda0, low=0.0, high=float("inf"), include_high=False)
     require_flag(owner, "damped", damped)
     if clip is not None:
-        require_number(owner, "clip_compensation", clip, low=0.0, include_low=False)
+        require_number(
+            owner, "clip_compensation", clip, low=0.0, high=float("inf"), include_low=False, include_high=False
+        )

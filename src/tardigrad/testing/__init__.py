@@ -1,0 +1,16 @@
+"""Law books: what every rule and every consistency must keep, as functions that raise AssertionError.
+
+They use no test framework: call them from the tests of your own package. ::
+
+    import tardigrad
+    from tardigrad.testing import check_consistency, check_rule
+
+    tardigrad.register_rule("mine", Mine)
+    check_rule("mine(alpha=0.5)")
+    check_consistency("ssp(2)", bound=2)
+"""
+
+from tardigrad.testing.consistency import check_consistency
+from tardigrad.testing.rules import RULE_LAWS, check_rule
+
+__all__ = ["RULE_LAWS", "check_consistency", "check_rule"]

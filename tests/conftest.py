@@ -1,0 +1,13 @@
+"""For all tests: one thread (the number of threads changes last bits), and Hypothesis without clocks."""
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("laws", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("laws")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)

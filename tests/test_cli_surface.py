@@ -1,0 +1,129 @@
+"""The command line: commands, options and exit statuses that others' scripts rely on."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tardigrad.cli import COMMANDS, main
+from tardigrad.config import RunConfig
+
+
+def test_the_commands():
+    assert list(COMMANDS) == ["train", "compare", "report", "list", "doctor"]
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+def test_help_names_every_command(capsys, words):
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert all(f"tardigrad {command}" in text for command in COMMANDS)
+
+
+def test_every_field_of_the_configuration_is_an_option(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["train", "digits", "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    for item in dataclasses.fields(RunConfig):
+        assert f"--{item.name.replace('_', '-')}" in text, item.name
+
+
+def test_list_names_everything_registered(capsys):
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    for name in ("digits", "quadratic", "dc-asgd-a", "ssp", "gamma", "cosine", "simulated", "sequential"):
+        assert f"  {name} " in text
+    assert "cannot be read" not in text
+    assert main(["list", "rules"]) == 0
+    assert "lognormal" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["trian"], "Did you mean 'train'"),
+        (["train"], "name a recipe first"),
+        (["train", "digit"], "Did you mean 'digits'"),
+        (["train", "digits", "--rule", "dc-asd"], "Did you mean 'dc-asgd'"),
+        (["train", "digits", "--rule", "dc-asgd-a(lamda0=1)"], "Did you mean 'lambda0'"),
+        (["train", "digits", "--rule", "dc-asgd-a(lambda0=-1)"], "lambda0=-1"),
+        (["train", "digits", "--optimizer", "sgd(momentum=1)"], "momentum=1"),
+        (["train", "digits", "--imports", "nowhere.py"], "no Python file nowhere.py"),
+        (["compare", "digits", "--rule", "asgd"], "--algorithms, not --rule"),
+        (["compare", "digits", "--algorithms", "nothing"], "unknown rule 'nothing'"),
+        (["report"], "name at least one run"),
+        (["report", "nowhere"], "nowhere"),
+        (["list", "rulez"], "Did you mean 'rules'"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_status_2(capsys, tmp_path, monkeypatch, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert sentence in captured.err
+    assert "Traceback" not in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("lr", "sentence"), [("-1", "lr=-1"), ("nan", "lr=nan"), ("fast", "fast")])
+def test_a_value_out_of_range_gets_a_sentence(capsys, lr, sentence):
+    with pytest.raises(SystemExit) as left:
+        main(["train", "digits", "--lr", lr])
+    assert left.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_misspelled_option_gets_a_suggestion(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["train", "digits", "--worker", "4"])
+    assert left.value.code == 2
+    assert "--workers" in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_the_configuration_and_memory_and_writes_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits", "--rule", "dc-asgd-a", "--workers", "4", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "dc-asgd-a(lambda0=2.0, mean_square_decay=0.95" in text
+    # 38,282 float32 parameters: 0.146 MiB; 5 backups, 4 mean squares
+    assert "weights 0.1, backups 0.7, rule state 0.6" in text
+    assert main(["compare", "digits", "--lrs", "0.1", "0.2", "--seeds", "0", "--dry-run"]) == 0
+    assert "14 runs" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_then_report(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "quadratic", "--epochs", "2", "--directory", "run"]) == 0
+    captured = capsys.readouterr()
+    assert "epoch   2.00" in captured.err
+    assert "samples/s" in captured.err
+    assert "staleness" in captured.err
+    assert main(["report", "run"]) == 0
+    assert (tmp_path / "run" / "report" / "report.html").exists()
+
+
+def test_a_diverged_run_has_status_1_and_names_the_remedies(capsys, tmp_path):
+    words = ["train", "quadratic", "--lr", "500", "--rule", "asgd", "--directory", str(tmp_path / "run")]
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    assert "diverged at version" in captured.err
+    assert "clip_compensation" in captured.err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    call = f"{sys.executable} -m tardigrad list | head -n 1"
+    done = subprocess.run(call, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "recipes\n"
+    assert "Traceback" not in done.stderr
+
+
+def test_the_doctor_says_what_is_there(capsys):
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for subject in ("platform", "python", "cores", "memory", "torch", "GPU", "C compiler", "scikit-learn", "data"):
+        assert subject in text

@@ -1,0 +1,100 @@
+"""Every registered rule, with its safeguards and with momentum, keeps the laws of a rule."""
+
+import pytest
+
+import tardigrad
+from tardigrad.rules import COMPENSATIONS
+from tardigrad.specs import keywords_of
+from tardigrad.testing import check_rule
+
+NAMES = COMPENSATIONS.names()
+# What is tried where a rule has the keywords for it.
+COMPENSATION_VARIANTS = [
+    {"lambda0": 0.0},
+    {"damped": True},
+    {"clip_compensation": 1.0},
+    {"damped": True, "clip_compensation": 0.1},
+    {"mean_square_decay": 0.0},
+    {"shared": True},
+    {"power": 0.5},
+]
+# (keywords, learning rate): a velocity multiplies the step by 1 / (1 - momentum).
+OPTIMIZER_VARIANTS = [
+    ({}, 0.05),
+    ({"weight_decay": 0.01}, 0.05),
+    ({"momentum": 0.9, "dampening": 0.5}, 0.01),
+    ({"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}, 0.005),
+]
+
+
+def variants():
+    for name in NAMES:
+        own = set(keywords_of(COMPENSATIONS.load(name)))
+        for keywords in COMPENSATION_VARIANTS:
+            if set(keywords) <= own:
+                yield name, keywords
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("keywords", "lr"), OPTIMIZER_VARIANTS, ids=[str(v[0]) for v in OPTIMIZER_VARIANTS])
+def test_every_rule_keeps_the_laws_with_every_optimizer(name, keywords, lr):
+    check_rule(tardigrad.rule(name, **keywords), lr=lr)
+
+
+@pytest.mark.parametrize(("name", "keywords"), variants(), ids=str)
+def test_every_rule_keeps_the_laws_with_every_option(name, keywords):
+    check_rule(tardigrad.rule(name, **keywords))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rule_goes_by_the_name_it_is_registered_under(name):
+    assert tardigrad.rule(name).name == name
+
+
+# Values that no hyper-parameter of this kind accepts. A keyword of a new rule needs its line here.
+ANY = [float("nan"), "2", None, [1.0], True]
+POSITIVE = [*ANY, 0.0, -1.0, float("inf")]
+NOT_NEGATIVE = [*ANY, -1e-9, float("inf"), float("-inf")]
+DECAY = [*ANY, -0.1, 1.0, 1.5, float("inf")]
+FLAG = [0, 1, 0.5, "True", None, float("nan")]
+REFUSED = {
+    "lambda0": NOT_NEGATIVE,
+    "mean_square_decay": DECAY,
+    "eps": POSITIVE,
+    "clip_compensation": [value for value in POSITIVE if value is not None],
+    "damped": FLAG,
+    "shared": FLAG,
+    "power": NOT_NEGATIVE,
+    "momentum": DECAY,
+    "dampening": [*ANY, -0.1, 1.1, float("inf")],
+    "weight_decay": NOT_NEGATIVE,
+    "nesterov": FLAG,
+}
+
+
+def keywords_with_values():
+    for name in NAMES:
+        for keyword in [*keywords_of(COMPENSATIONS.load(name)), "momentum", "dampening", "weight_decay", "nesterov"]:
+            for value in REFUSED[keyword]:
+                yield name, keyword, value
+
+
+@pytest.mark.parametrize(("name", "keyword", "value"), keywords_with_values())
+def test_a_value_outside_its_range_is_refused_with_a_sentence(name, keyword, value):
+    with pytest.raises(
+        ValueError, match=rf"{keyword}={value!r} is not (a number in|True or False)".replace("[", r"\[")
+    ):
+        tardigrad.rule(name, **{keyword: value})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_keyword_nobody_has_is_refused_with_those_there_are(name):
+    with pytest.raises(ValueError, match=rf"rule '{name}' has no keyword 'momentun'. Did you mean 'momentum'\?"):
+        tardigrad.rule(name, momentun=0.9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nesterov_needs_a_velocity(name):
+    for keywords in ({}, {"momentum": 0.9, "dampening": 0.1}):
+        with pytest.raises(ValueError, match="nesterov=True needs momentum > 0 and dampening=0"):
+            tardigrad.rule(name, nesterov=True, **keywords)
