@@ -23,7 +23,6 @@ PUBLIC = {
     "Snapshot",
     "Task",
     "__version__",
-    "errors",
     "register_rule",
     "rule",
     "train",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tardigrad import errors
+from tardigrad import errors as errors  # so that tardigrad.errors is there; it imports nothing
 from tardigrad._version import __version__
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ __all__ = [
     "Snapshot",
     "Task",
     "__version__",
-    "errors",
     "register_rule",
     "rule",
     "train",
