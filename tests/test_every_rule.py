@@ -30,9 +30,7 @@ OPTIMIZER_VARIANTS = [
 def variants():
     for name in NAMES:
         own = set(keywords_of(COMPENSATIONS.load(name)))
-        for keywords in COMPENSATION_VARIANTS:
-            if set(keywords) <= own:
-                yield name, keywords
+        yield from ((name, keywords) for keywords in COMPENSATION_VARIANTS if set(keywords) <= own)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,7 +39,7 @@ def test_every_rule_keeps_the_laws_with_every_optimizer(name, keywords, lr):
     check_rule(tardigrad.rule(name, **keywords), lr=lr)
 
 
-@pytest.mark.parametrize(("name", "keywords"), variants(), ids=str)
+@pytest.mark.parametrize(("name", "keywords"), list(variants()), ids=str)
 def test_every_rule_keeps_the_laws_with_every_option(name, keywords):
     check_rule(tardigrad.rule(name, **keywords))
 
@@ -79,7 +77,7 @@ def keywords_with_values():
                 yield name, keyword, value
 
 
-@pytest.mark.parametrize(("name", "keyword", "value"), keywords_with_values())
+@pytest.mark.parametrize(("name", "keyword", "value"), list(keywords_with_values()))
 def test_a_value_outside_its_range_is_refused_with_a_sentence(name, keyword, value):
     with pytest.raises(
         ValueError, match=rf"{keyword}={value!r} is not (a number in|True or False)".replace("[", r"\[")

@@ -93,8 +93,11 @@ class Leases:
 
     def available(self, worker: int) -> bool:
         """Whether `take` would give this worker a lease."""
-        if self._returned or self._queues.get(worker):
-            return True
+        return self.plenty or bool(self._returned or self._queues.get(worker))
+
+    @property
+    def plenty(self) -> bool:
+        """Whether an epoch is left of which something is not yet handed out or dealt: then there is some for all."""
         return self.epochs is None or self._cursor[0] < self.epochs
 
     def take(self, worker: int) -> Lease | None:

@@ -92,7 +92,7 @@ class Participants:
         if self._leases is not None and record.lease is None:
             record.lease = self._leases.take(worker)
         record.outstanding = record.lease is not None or self._leases is None
-        if self._leases is not None:
+        if self._leases is not None and not self._leases.plenty:
             for other in self._records:  # this may have been the last lease that another could have had
                 self.park(other)
         return record.lease

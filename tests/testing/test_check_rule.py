@@ -22,7 +22,7 @@ def stranger(name, compensate, **attributes):
 
 
 def scribble(self, g, w, backup, state, facts):
-    return g.mul_(1.0), {} if g.mul_(2.0) is None else {}
+    return g.mul_(2.0), {}
 
 
 def scribble_on_state(self, g, w, backup, state, facts):
@@ -58,7 +58,7 @@ def remember(self, g, w, backup, state, facts):
 
 
 def draw(self, g, w, backup, state, facts):
-    return g + 0.01 * torch.randn_like(g), {}
+    return g * (1.0 + 0.01 * torch.randn_like(g)), {}
 
 
 def average(self, g, w, backup, state, facts):
@@ -88,11 +88,10 @@ BROKEN = [
     ("flatten", flatten, {}, "touches only its results", "returns the gradient as"),
     ("invent", invent, {}, "touches only its results", r"returns the state \['memory'\]"),
     ("forgetful", forget_when_fresh, {"state": {"seen": PER_WORKER}}, "touches only", "at staleness 0 too"),
-    ("peek", peek, {}, "touches only its results", "declare reads_backup = True"),
+    ("peek", peek, {}, "reads only what it declares", "declare reads_backup = True"),
     ("remember", remember, {}, "function of its arguments", "keep state in state_spec"),
     ("draw", draw, {}, "function of its arguments", "ends elsewhere"),
     ("average", average, {}, "does not depend on chunks", "its scope is not 'element'"),
-    ("average-of-a-tensor", average, {"scope": "tensor"}, None, None),
     ("normalise", normalise, {"scope": "tensor"}, "touches only|finite at zero", "not finite"),
     ("shift", shift, {}, "is finite at zero", "gaps"),
     ("halve", halve, {}, "equals its baseline when fresh", "differs from asgd's"),
@@ -106,20 +105,25 @@ BROKEN = [
 @pytest.mark.parametrize(("name", "compensate", "attributes", "law", "sentence"), BROKEN, ids=[b[0] for b in BROKEN])
 def test_a_broken_rule_is_named_with_its_law(name, compensate, attributes, law, sentence):
     spec = stranger(name, compensate, **attributes)
-    if law is None:
-        check_rule(spec)
-        return
     with pytest.raises(AssertionError, match=f"{name} breaks the law '.*({law}).*{sentence}"):
         check_rule(spec)
 
 
-def test_every_law_but_the_last_resort_is_broken_by_some_rule_above():
-    covered = [law for law in RULE_LAWS for row in BROKEN if row[3] and any(p in law for p in row[3].split("|"))]
+def test_every_other_law_is_broken_by_some_rule_above():
+    covered = [law for law in RULE_LAWS for row in BROKEN if any(p in law for p in row[3].split("|"))]
     assert set(RULE_LAWS) - set(covered) == {
         "is written whole in its spec",  # below
         "does not depend on neighbours",  # below
         "continues from a state",  # below
     }
+
+
+def move_with_the_tensor(self, g, w, backup, state, facts):
+    return (g, {}) if facts.staleness == 0 else (g / (1.0 + (w - backup).norm()), {})
+
+
+def test_a_stranger_of_tensor_scope_passes():
+    check_rule(stranger("tensorwise", move_with_the_tensor, scope="tensor", reads_backup=True))
 
 
 def test_neighbours_are_found_out_even_where_chunks_are_not_tried():
@@ -128,16 +132,14 @@ def test_neighbours_are_found_out_even_where_chunks_are_not_tried():
 
 
 def test_what_a_state_leaves_out_is_found():
-    with pytest.raises(AssertionError, match="a restored server .* goes elsewhere"):
+    with pytest.raises(AssertionError, match=r"a restored server .* goes elsewhere"):
         check_rule(stranger("remember-2", remember), laws=["continues from a state"])
 
 
 def test_a_rule_under_another_name_than_its_own_cannot_be_written_down():
-    spec = stranger("two-faced", halve, **{})
-    made = tardigrad.rule(spec)
-    object.__setattr__(made.compensation.__class__, "name", "asgd") if False else None
+    made = tardigrad.rule(stranger("two-faced", halve))
     type(made.compensation).name = "never-registered"
-    with pytest.raises(AssertionError, match="cannot be built again.*Register it under its own name"):
+    with pytest.raises(AssertionError, match=r"cannot be built again.*Register it under its own name"):
         check_rule(made, laws=["is written whole in its spec"])
     type(made.compensation).name = "asgd"
     with pytest.raises(AssertionError, match="builds a different rule"):
@@ -187,4 +189,4 @@ def test_an_unknown_law_gets_a_suggestion():
 
 
 def test_a_single_law_can_be_checked_alone():
-    check_rule("halve-alone" if False else stranger("halve-2", halve), laws=["is finite at zero"])
+    check_rule(stranger("halve-2", halve), laws=["is finite at zero"])

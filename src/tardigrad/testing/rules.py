@@ -107,6 +107,15 @@ def _is_a_function_of_its_arguments(rule: Rule, lr: float) -> None:
         _require_equal(first, second, "a second walk with the same object ends elsewhere; keep state in state_spec")
 
 
+def _reads_only_what_it_declares(rule: Rule, lr: float) -> None:
+    """Without reads_backup the backup, which is then the weights themselves, plays no part."""
+    if rule.compensation.reads_backup:
+        return
+    seeing = walk(rule, random_events(30), dtype=torch.float64, lr=lr)
+    blind = walk(rule, random_events(30), dtype=torch.float64, lr=lr, blind=True)
+    _require_equal(seeing, blind, "compensate reads backup; declare reads_backup = True")
+
+
 def _does_not_depend_on_chunks(rule: Rule, lr: float) -> None:
     """Cutting the buffer of an elementwise part into pieces of any size changes no bit."""
     for dtype in _DTYPES:
@@ -185,6 +194,7 @@ RULE_LAWS: dict[str, Callable[[Rule, float], None]] = {
     "touches only its results": _touches_only_its_results,
     "is finite at zero": _is_finite_at_zero,
     "is a function of its arguments": _is_a_function_of_its_arguments,
+    "reads only what it declares": _reads_only_what_it_declares,
     "does not depend on chunks": _does_not_depend_on_chunks,
     "does not depend on neighbours": _does_not_depend_on_neighbours,
     "equals its baseline when fresh": _equals_its_baseline_when_fresh,

@@ -78,8 +78,9 @@ def walk(
     tensors: Sequence[int] = EVERY_TENSOR,
     block: int = 65536,
     scale: float = 1.0,
+    blind: bool = False,
 ) -> Walked:
-    """Take the events straight through the exact commit path, without a server."""
+    """Take the events straight through the exact commit path, without a server; ``blind`` makes backups NaN."""
     layout = FlatLayout.of(initial_weights(dtype, tensors))
     weights = layout.pack(initial_weights(dtype, tensors))
     path, version = ExactPath(rule, layout, block=block), 0
@@ -92,6 +93,8 @@ def walk(
         pushed = layout.pack(gradient(layout.views(backup), version, tensors, scale))
         facts = Facts(staleness=version - read, lr=lr, version=version, live=len(held), step=version)
         reference = backup if rule.compensation.reads_backup else weights
+        if blind:
+            reference = torch.full_like(weights, torch.nan)
         path.apply(weights, [Part(event.worker, pushed, reference, facts)], measure=True)
         version += 1
     return Walked(weights, layout, path.state_dict())

@@ -1,0 +1,66 @@
+"""A second implementation of the server, in numpy, written from the equations and not from the package's code.
+
+* Algorithm 2 of Zheng et al. 2017: w_bak(m) = w_0 at first, and w_t at each pull of worker m.
+* Eq. 10: w <- w - lr (g + lambda_t g g (w - w_bak)); -c: lambda_t = lambda_0.
+* Eq. 14: MS <- m MS + (1 - m) g^2, lambda_t = lambda_0 / sqrt(MS + eps); MS = 0 at first, one per worker or shared.
+* damped: E = lambda_t g^2 becomes E / (1 + lr E), and the compensation is E (w - w_bak).
+* clip: |lambda_t g (w - w_bak)| <= clip in each coordinate.
+* then d = g + wd w, v = momentum v + (1 - dampening) d (v = d at first), and w <- w - lr v, or - lr (d + momentum v).
+"""
+
+import numpy as np
+
+
+class Twin:
+    """The server's weights, one vector of float64."""
+
+    def __init__(
+        self, w0, name, *, lr, lambda0=0.0, m=None, eps=1e-7, clip=None, damped=False, shared=False, power=None
+    ):
+        self.w, self.lr, self.name = w0.copy(), lr, name
+        self.lambda0, self.m, self.eps, self.clip, self.damped, self.shared = lambda0, m, eps, clip, damped, shared
+        self.power = power
+        self.w0, self.backup, self.read = w0.copy(), {}, {}
+        self.mean_square = {}
+        self.version = 0
+        self.momentum = self.dampening = self.weight_decay = 0.0
+        self.nesterov, self.v = False, None
+
+    def pull(self, worker):
+        self.backup[worker], self.read[worker] = self.w.copy(), self.version
+        return self.w.copy()
+
+    def push(self, worker, g):
+        staleness = self.version - self.read.get(worker, 0)
+        self.step(self.repaired(worker, g, staleness))
+        self.version += 1
+        return staleness
+
+    def repaired(self, worker, g, staleness):
+        if self.name == "staleness-lr":
+            return g / max(1, staleness) ** self.power
+        if self.name == "asgd":
+            return g
+        distance = self.w - self.backup.get(worker, self.w0)
+        lambda_t = self.lambda_t(worker, g)
+        curvature = lambda_t * g**2
+        if self.damped:
+            curvature = curvature / (1.0 + self.lr * curvature)
+        compensation = curvature * distance
+        if self.clip is not None:
+            compensation = np.clip(compensation, -self.clip * np.abs(g), self.clip * np.abs(g))
+        return g + compensation
+
+    def lambda_t(self, worker, g):
+        if self.m is None:
+            return self.lambda0
+        key = "everyone" if self.shared else worker
+        self.mean_square[key] = self.m * self.mean_square.get(key, 0.0) + (1.0 - self.m) * g**2
+        return self.lambda0 / np.sqrt(self.mean_square[key] + self.eps)
+
+    def step(self, g):
+        d = g + self.weight_decay * self.w
+        if self.momentum:
+            self.v = d if self.v is None else self.momentum * self.v + (1.0 - self.dampening) * d
+            d = d + self.momentum * self.v if self.nesterov else self.v
+        self.w = self.w - self.lr * d

@@ -1,0 +1,84 @@
+"""Every rule agrees to 1e-12, in float64, with a second implementation written from the paper's equations."""
+
+import numpy as np
+import pytest
+import torch
+from numpy_twin import Twin
+
+import tardigrad
+from tardigrad.rules import COMPENSATIONS
+
+SIZES = ((5, 3), (7,), ())
+COUNT = sum(int(np.prod(size)) for size in SIZES)
+
+# (rule, its keywords, the twin's keywords)
+RULES = [
+    ("asgd", {}, {}),
+    ("staleness-lr", {}, {"power": 1.0}),
+    ("staleness-lr", {"power": 0.5}, {"power": 0.5}),
+    ("dc-asgd-c", {}, {"lambda0": 0.04}),
+    ("dc-asgd-c", {"lambda0": 1.5}, {"lambda0": 1.5}),
+    ("dc-asgd-c", {"lambda0": 1.5, "damped": True}, {"lambda0": 1.5, "damped": True}),
+    ("dc-asgd-c", {"lambda0": 1.5, "clip_compensation": 0.1}, {"lambda0": 1.5, "clip": 0.1}),
+    ("dc-asgd-a", {}, {"lambda0": 2.0, "m": 0.95}),
+    ("dc-asgd-a", {"mean_square_decay": 0.0}, {"lambda0": 2.0, "m": 0.0}),
+    ("dc-asgd-a", {"shared": True, "eps": 1e-3}, {"lambda0": 2.0, "m": 0.95, "shared": True, "eps": 1e-3}),
+    ("dc-asgd-a", {"lambda0": 8.0, "damped": True}, {"lambda0": 8.0, "m": 0.95, "damped": True}),
+    ("dc-asgd-a", {"clip_compensation": 0.05}, {"lambda0": 2.0, "m": 0.95, "clip": 0.05}),
+    (
+        "dc-asgd-a",
+        {"clip_compensation": 0.05, "damped": True, "mean_square_decay": 0.5},
+        {"lambda0": 2.0, "m": 0.5, "clip": 0.05, "damped": True},
+    ),
+    ("dc-asgd", {}, {"lambda0": 8.0, "m": 0.95, "damped": True}),
+]
+OPTIMIZERS = [
+    {},
+    {"weight_decay": 0.02},
+    {"momentum": 0.8, "dampening": 0.3},
+    {"momentum": 0.8, "nesterov": True, "weight_decay": 0.02},
+]
+
+
+def shaped(vector):
+    """One vector as tensors of SIZES."""
+    parts = np.split(vector, np.cumsum([int(np.prod(size)) for size in SIZES])[:-1])
+    return [torch.from_numpy(part.copy()).reshape(size) for part, size in zip(parts, SIZES, strict=True)]
+
+
+def script(length=200):
+    """Events of three workers: the first pushes before any pull, two pushes on one pull happen often."""
+    draw = np.random.default_rng(7)
+    pushes = [(0, True), (1, False), (1, True), (1, True)]
+    while sum(push for _, push in pushes) < length:
+        pushes.append((int(draw.integers(3)), bool(draw.random() < 0.55)))
+    return pushes
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+@pytest.mark.parametrize(("name", "keywords", "twin_keywords"), RULES, ids=[f"{r[0]} {r[1]}" for r in RULES])
+def test_200_pushes_of_3_workers_agree(name, keywords, twin_keywords, optimizer):
+    draw = np.random.default_rng(0)
+    w0, h = draw.normal(size=COUNT), draw.uniform(0.2, 1.0, size=COUNT)
+    lr = 0.03
+    twin = Twin(w0, name, lr=lr, **twin_keywords)
+    vars(twin).update(optimizer)
+    server = tardigrad.ParameterServer(shaped(w0), tardigrad.rule(name, **keywords, **optimizer), lr=lr, workers=3)
+    seen = set()
+    for worker, push in script():
+        if not push:
+            twin.pull(worker)
+            server.pull(worker)
+            continue
+        g = h * twin.backup.get(worker, w0) + draw.normal(size=COUNT)
+        commit = server.push(worker, shaped(g))
+        assert commit.staleness == twin.push(worker, g)
+        seen.add(commit.staleness)
+        here = torch.cat([w.flatten() for w in server.weights()]).numpy()
+        np.testing.assert_allclose(here, twin.w, rtol=1e-12, atol=1e-12)
+    assert server.version == 200
+    assert {0, 1, 2, 3} <= seen, "the script must meet several kinds of staleness"
+
+
+def test_every_rule_has_a_twin():
+    assert {name for name, _, _ in RULES} >= set(COMPENSATIONS._builtin)
