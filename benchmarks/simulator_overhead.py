@@ -1,11 +1,12 @@
-"""What the simulator costs over a plain PyTorch loop: same model, data, batch, threads and number of steps.
+"""What the simulator costs over a plain PyTorch loop: same model, data, batch and threads.
 
     python benchmarks/simulator_overhead.py [--quick] [--output results/bench/simulator-overhead.json]
 
-Each repetition times a plain loop, then the simulator with 1 and with 64 workers, one after the other in this
-process, with the run recorded as `tardigrad train` records it and evaluation left out on both sides. What counts is
-the median of the ratios within a repetition, by processor time (another process on a busy machine does not change
-it) and by wall time; with --output it is written with hardware and versions.
+A machine's speed drifts within seconds, so the two are timed in turn within one run: after every ten steps of the
+simulator an observer takes ten steps of a plain loop, and the ratio of the two is noted. The run is recorded as
+`tardigrad train` records it; evaluation counts on neither side. Printed, and with --output written with hardware and
+versions, is the median over all pairs, by processor time (another process on the machine does not change it) and by
+wall time.
 """
 
 from __future__ import annotations
@@ -15,87 +16,114 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import torch
 
 import tardigrad
 from tardigrad.config import RunConfig
+from tardigrad.engines.base import Observer
 from tardigrad.leases import epoch_permutation
 from tardigrad.recipes import load_recipe
 from tardigrad.recording import environment
+from tardigrad.records import Commit
 from tardigrad.tasks.base import Task
 from tardigrad.training import resolve
 
 CASES = ((1, "asgd"), (64, "asgd"), (64, "dc-asgd-c"), (64, "dc-asgd-a"), (64, "dc-asgd"))
 LIMITS = {1: 1.10, 64: 1.15}
+STEPS = 10
+WARM_UP = 100  # commits
+
+
+class PlainLoop:
+    """The same task as one would write it, a few steps at a time."""
+
+    def __init__(self, task: Task, config: RunConfig) -> None:
+        self.task = task
+        self.config = config
+        self.model = task.make_model(config.seed).train()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=config.lr, foreach=False, fused=False)
+        self.batches = self._batches()
+
+    def _batches(self) -> Iterator[torch.Tensor]:
+        assert isinstance(self.config.batch_size, int)
+        for epoch in count():
+            order = torch.from_numpy(epoch_permutation(len(self.task.train), self.config.seed, epoch).copy())
+            yield from order.split(self.config.batch_size)
+
+    def steps(self, number: int) -> None:
+        """Take so many steps."""
+        for _ in range(number):
+            index = next(self.batches)
+            loss = self.task.loss(self.model(self.task.train.inputs[index]), self.task.train.targets[index])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+
+class Pacer(Observer):
+    """Times the simulator's last steps, then as many of a plain loop."""
+
+    def __init__(self, plain: PlainLoop) -> None:
+        self.plain = plain
+        self.pairs: list[tuple[Clocks, Clocks]] = []  # simulator, plain loop
+        self.since: Clocks | None = None
+
+    def committed(self, time: float, commit: Commit) -> None:
+        if commit.version % STEPS:
+            return
+        reached = now()
+        self.plain.steps(STEPS)
+        done = now()
+        if self.since is not None and commit.version > WARM_UP:
+            self.pairs.append((difference(reached, self.since), difference(done, reached)))
+        self.since = done
 
 
 Clocks = tuple[float, float]  # wall and processor seconds
 
 
-def clocked(work: Callable[[], object]) -> Clocks:
-    """Seconds that a piece of work takes."""
-    wall, processor = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - wall, time.process_time() - processor
+def now() -> Clocks:
+    return time.perf_counter(), time.process_time()
 
 
-def plain_loop(task: Task, config: RunConfig) -> None:
-    """The same samples in the same order, as one would write it."""
-    model = task.make_model(config.seed).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, foreach=False, fused=False)
-    size, samples = config.batch_size, len(task.train)
-    assert isinstance(size, int)
-    for epoch in range(config.epochs):
-        order = torch.from_numpy(epoch_permutation(samples, config.seed, epoch).copy())
-        for start in range(0, samples, size):
-            index = order[start : start + size]
-            loss = task.loss(model(task.train.inputs[index]), task.train.targets[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+def difference(later: Clocks, earlier: Clocks) -> Clocks:
+    return later[0] - earlier[0], later[1] - earlier[1]
 
 
-def simulated(config: RunConfig) -> Clocks:
-    """Seconds of a recorded run, less those of a run of no epochs: starting, evaluating and saving do not count."""
-    with tempfile.TemporaryDirectory() as folder:
-        whole = clocked(lambda: tardigrad.train(config, directory=Path(folder) / "run"))
-        empty = clocked(lambda: tardigrad.train(config, epochs=0, directory=Path(folder) / "empty"))
-    return whole[0] - empty[0], whole[1] - empty[1]
-
-
-def measure(config: RunConfig, repetitions: int) -> dict[str, list[Clocks]]:
-    """Seconds by case, one entry per repetition."""
+def measure(config: RunConfig, repetitions: int) -> dict[str, list[tuple[Clocks, Clocks]]]:
+    """Pairs of (simulator, plain loop) by case."""
     task = resolve(config)[1]
-    cases = {f"{rule}, {workers} workers": (workers, rule) for workers, rule in CASES}
-    seconds: dict[str, list[Clocks]] = {name: [] for name in ("plain loop", *cases)}
-    for repetition in range(repetitions + 1):
-        row = {"plain loop": clocked(lambda: plain_loop(task, config))}
-        for name, (workers, rule) in cases.items():
-            row[name] = simulated(config.replace(workers=workers, rule=rule))
-        for name, value in row.items() if repetition else ():  # the first only warms up
-            seconds[name].append(value)
-    return seconds
+    pairs: dict[str, list[tuple[Clocks, Clocks]]] = {}
+    for _ in range(repetitions):
+        for workers, rule in CASES:
+            pacer = Pacer(PlainLoop(task, config))
+            with tempfile.TemporaryDirectory() as folder:
+                settings = {"workers": workers, "rule": rule, "observers": [pacer]}
+                tardigrad.train(config, directory=Path(folder) / "run", **settings)
+            pairs.setdefault(f"{rule}, {workers} workers", []).extend(pacer.pairs)
+    return pairs
 
 
-def table(seconds: dict[str, list[Clocks]], steps: int) -> list[dict[str, object]]:
-    """One row per case: milliseconds a step, and the ratios to the plain loop of the same repetition."""
+def table(measured: dict[str, list[tuple[Clocks, Clocks]]]) -> list[dict[str, object]]:
+    """One row per case: milliseconds a step, and the ratio of simulator to plain loop."""
     rows: list[dict[str, object]] = []
-    for name, values in seconds.items():
-        pairs = list(zip(values, seconds["plain loop"], strict=True))
-        wall, processor = ([value[k] / plain[k] for value, plain in pairs] for k in (0, 1))
-        limit = next((limit for count, limit in LIMITS.items() if name.endswith(f" {count} workers")), None)
+    for name, pairs in measured.items():
+        wall, processor = (sorted(simulator[k] / plain[k] for simulator, plain in pairs) for k in (0, 1))
+        quarter = len(pairs) // 4
         rows.append(
             {
                 "case": name,
-                "processor ms per step": round(1e3 * statistics.median(v[1] for v in values) / steps, 4),
+                "limit": next(limit for workers, limit in LIMITS.items() if name.endswith(f" {workers} workers")),
                 "processor ratio": round(statistics.median(processor), 4),
-                "processor ratio, min to max": [round(min(processor), 4), round(max(processor), 4)],
+                "its middle half": [round(processor[quarter], 4), round(processor[-1 - quarter], 4)],
                 "wall ratio": round(statistics.median(wall), 4),
-                "wall ratio, min to max": [round(min(wall), 4), round(max(wall), 4)],
-                "limit": limit,
+                "simulator ms a step": round(1e3 * statistics.median(s[1] for s, _ in pairs) / STEPS, 4),
+                "plain loop ms a step": round(1e3 * statistics.median(p[1] for _, p in pairs) / STEPS, 4),
+                "pairs": len(pairs),
             }
         )
     return rows
@@ -107,20 +135,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the table as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = load_recipe("digits").replace(
-        batch_size=128, epochs=1 if options.quick else 40, evaluate_every=1e9, schedule="constant", lr=0.001
-    )
-    repetitions = 1 if options.quick else 7
-    seconds = measure(config, repetitions)
-    steps = config.epochs * -(-len(resolve(config)[1].train) // 128)
-    rows = table(seconds, steps)
-    print(f"digits CNN, batch 128, 1 thread, {steps} steps, {repetitions} repetitions")
+    config = load_recipe("digits").replace(batch_size=128, evaluate_every=1e9, schedule="constant", lr=0.001)
+    config = config.replace(epochs=16 if options.quick else 80)
+    rows = table(measure(config, 1 if options.quick else 3))
+    print(f"digits CNN, batch 128, 1 thread; pairs of {STEPS} steps each")
     for row in rows:
         print("   ".join(f"{name} {value}" for name, value in row.items()))
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        content = {"environment": environment(config), "steps": steps, "rows": rows}
-        options.output.write_text(json.dumps(content, indent=1) + "\n")
+        options.output.write_text(json.dumps({"environment": environment(config), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

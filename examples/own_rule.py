@@ -14,6 +14,7 @@ from torch import Tensor
 import tardigrad
 from tardigrad.records import Facts
 from tardigrad.scopes import SHARED
+from tardigrad.testing import check_rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class GapAware(tardigrad.Compensation):
 tardigrad.register_rule("gap-aware", GapAware)
 
 if __name__ == "__main__":
+    check_rule("gap-aware")
+    print("gap-aware keeps every law")
     for rule in ("asgd", "gap-aware", "gap-aware(decay=0.9)"):
         run = tardigrad.train("quadratic", rule=rule, workers=16, lr=0.2, epochs=5)
         excess = [evaluation.scores["test"]["excess loss"] for evaluation in run.evaluations]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tardigrad.cli import COMMANDS, main
+from tardigrad.listing import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -63,6 +64,18 @@ def near(a, b):
     """Within a tenth, or two in the last digit that is written."""
     last = 10.0 ** -len(a.partition(".")[2].partition("e")[0])
     return math.isclose(float(a), float(b), rel_tol=0.1, abs_tol=2.1 * last if "e" not in a else 0.0)
+
+
+@pytest.fixture(autouse=True)
+def forget_what_is_registered(monkeypatch):
+    """A page's rules and tasks are known on that page only."""
+    for registry in KINDS.values():
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(ROOT / "examples") in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
 
 
 class NumbersMayDiffer(doctest.OutputChecker):
@@ -169,3 +182,15 @@ def test_make_targets_on_pages():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     named = {word for page in PAGES for word in re.findall(r"(?:^\$ |`)make ([a-z]+)", page.read_text(), re.M)}
     assert named <= targets
+
+
+def test_layers_on_the_design_page():
+    """The design page shows the layers that import-linter enforces (those in brackets are still to come)."""
+    contract = re.search(r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)[1]
+    whole = [[word for word in re.split(r"[\s|:]+", line) if word] for line in re.findall(r'"(.*)"', contract)]
+    missing = {word for line in whole for word in line if not (ROOT / "src/tardigrad" / word.strip("()")).is_dir()}
+    missing = {word for word in missing if not (ROOT / f"src/tardigrad/{word.strip('()')}.py").exists()}
+    present = [[word.strip("()") for word in line if word not in missing] for line in whole]
+    shown = next(block for block in blocks("text") if block.page == "design.md" and block.text.startswith("cli "))
+    lines = [re.split(r"\s{2,}", line)[0] for line in shown.text.splitlines()]
+    assert [sorted(line.split(" | ")) for line in lines] == [sorted(line) for line in present if line]

@@ -246,8 +246,10 @@ def test_a_server_with_leases_restored_between_rounds_continues_bit_for_bit(cons
         """Everyone that may read does, then everyone pushes; a gradient is known by its lease."""
         told = []
         for _ in range(count):
-            for worker in [w for w in server.ready() if (held := server.pull(w).lease)]:
-                told.append(server.push(worker, gradient(initial_weights(torch.float32), held.start)))
+            held = [(worker, server.pull(worker).lease) for worker in server.ready()]
+            for worker, lease in held:
+                if lease is not None:
+                    told.append(server.push(worker, gradient(initial_weights(torch.float32), lease.start)))
         return [*told, server.flat.clone()]
 
     server = new()

@@ -6,7 +6,7 @@ parked, so that nobody waits for it, and takes part again when some come back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ class Participants:
         self._consistency = consistency
         self._leases = leases
         self._records: dict[int, WorkerRecord] = {}
+        self._idle: set[int] = set()  # those without an outstanding pull: few, while the live ones may be many
         self._lives: dict[int, int] = {}  # worker -> incarnations begun so far
 
     @property
@@ -52,6 +53,10 @@ class Participants:
     def __len__(self) -> int:
         """How many take part."""
         return len(self._records)
+
+    def __iter__(self) -> Iterator[int]:
+        """Workers taking part, in order."""
+        return iter(self.live)
 
     def __contains__(self, worker: int) -> bool:
         """Whether a worker takes part."""
@@ -66,7 +71,7 @@ class Participants:
 
     def ready(self) -> list[int]:
         """Workers that may read now, hold no outstanding pull, and for whom there is something to compute."""
-        return [worker for worker in self._records if self.is_ready(worker)]
+        return sorted(worker for worker in self._idle if self.is_ready(worker))
 
     def is_ready(self, worker: int) -> bool:
         """Whether this worker is one of `ready`."""
@@ -92,10 +97,18 @@ class Participants:
         if self._leases is not None and record.lease is None:
             record.lease = self._leases.take(worker)
         record.outstanding = record.lease is not None or self._leases is None
+        if record.outstanding:
+            self._idle.discard(worker)
         if self._leases is not None and not self._leases.plenty:
-            for other in self._records:  # this may have been the last lease that another could have had
+            for other in self._idle:  # this may have been the last lease that another could have had
                 self.park(other)
         return record.lease
+
+    def pushed(self, worker: int) -> None:
+        """A push of this worker has come: it is idle again, and holds no lease."""
+        record = self._records[worker]
+        record.outstanding, record.lease = False, None
+        self._idle.add(worker)
 
     def released(self, worker: int) -> None:
         """The push of this worker was committed."""
@@ -123,6 +136,7 @@ class Participants:
         incarnation = self._lives.get(worker, 0)
         self._lives[worker] = incarnation + 1
         self._records[worker] = WorkerRecord(incarnation)
+        self._idle.add(worker)
         self._consistency.join(worker)
         if self._leases is not None:
             self._leases.join(worker)
@@ -137,6 +151,7 @@ class Participants:
                 self._leases.give_back(record.lease)
             self._leases.leave(worker)
         self._consistency.leave(worker)
+        self._idle.discard(worker)
         del self._records[worker]
 
     def state_dict(self) -> dict[str, Any]:
@@ -151,3 +166,4 @@ class Participants:
             int(worker): WorkerRecord(incarnation=incarnation, sequence=sequence)
             for worker, (incarnation, sequence) in state["records"].items()
         }
+        self._idle = set(self._records)

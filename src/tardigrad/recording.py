@@ -39,6 +39,7 @@ from tardigrad.layout import FlatLayout
 from tardigrad.records import Commit, Lease, Push, Rejected, Snapshot
 
 FORMAT = 1
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # json.dumps would make one for every line
 EVENTS = {
     "pull": ["time", "worker", "incarnation", "version", "lease"],
     "commit": ["time", "version", "lr", "live", "contributions", "compensation_ratio"],
@@ -249,9 +250,9 @@ class Recorder(Observer):
 
     def _write(self, event: list[Any]) -> None:
         try:
-            line = json.dumps(event, separators=(",", ":"), allow_nan=False)
+            line = _ENCODER.encode(event)
         except ValueError:
-            line = json.dumps(_without_infinities(event), separators=(",", ":"))
+            line = _ENCODER.encode(_without_infinities(event))
         self._log.write(line + "\n")
 
 

@@ -154,7 +154,7 @@ class ParameterServer:
             weights=self.layout.views(flat) if copy else [],
             lease=lease,
             flat=flat,
-            buffers=self.buffers.hand_out(worker, self.live, copy=copy),
+            buffers=self.buffers.hand_out(worker, self._participants, copy=copy),
         )
 
     # -- writing ---------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ class ParameterServer:
         self.buffers.require_known(push.buffers)
         read = self.read_version(push.worker)
         staleness = self.version - read
-        record.outstanding, record.lease = False, None
+        self._participants.pushed(push.worker)
         if push.sequence is not None:
             record.sequence = push.sequence
         if not is_finite(push):
@@ -287,7 +287,7 @@ class ParameterServer:
     def _apply(self, entries: Sequence[tuple[Push, int]], worker: int) -> Commit:
         total = sum(push.samples for push, _ in entries)
         lr = self.lr * self.consistency.lr_factor(len(entries))
-        live = max(1, len(self.live))
+        live = max(1, len(self._participants))
         parts = [self._part(push, read, lr, total, live) for push, read in entries]
         measure = self._measure_every > 0 and self.version % self._measure_every == 0
         ratio = self._path.apply(self._flat, parts, measure=measure)
@@ -316,7 +316,7 @@ class ParameterServer:
         if self.leases is not None and push.lease is not None:
             self.leases.finish(push.lease)
         self.buffers.commit(push.worker, push.buffers)
-        if push.worker not in self.live:
+        if push.worker not in self._participants:
             self._backups.drop(push.worker)
 
     def _rejected(self, push: Push, reason: RejectReason, *, keep_lease: bool = False) -> Rejected:
@@ -334,7 +334,7 @@ class ParameterServer:
         """A gradient that is not finite: the samples' fault, or have the weights diverged?"""
         self.require_finite()
         self._fruitless += 1
-        if self._fruitless > _FRUITLESS * max(1, len(self.live)):
+        if self._fruitless > _FRUITLESS * max(1, len(self._participants)):
             raise Diverged(self.version, f"the last {self._fruitless} gradients pushed were not finite")
         return self._rejected(push, "non-finite")
 
