@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import tardigrad
+import tardigrad.errors
 from tardigrad.cli import COMMANDS, main
 from tardigrad.listing import KINDS
 
@@ -182,6 +184,12 @@ def test_make_targets_on_pages():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     named = {word for page in PAGES for word in re.findall(r"(?:^\$ |`)make ([a-z]+)", page.read_text(), re.M)}
     assert named <= targets
+
+
+def test_errors_on_the_reference_page():
+    """The tree of errors is the one at the top of the module."""
+    tree = tardigrad.errors.__doc__.split("\n\n", 1)[1].strip()
+    assert [block.text.strip() for block in blocks("text") if block.page == "reference.md"] == [tree]
 
 
 def test_layers_on_the_design_page():
