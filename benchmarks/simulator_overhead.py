@@ -73,6 +73,7 @@ class Pacer(Observer):
         self.since: Clocks | None = None
 
     def committed(self, time: float, commit: Commit) -> None:
+        """After every ten steps of the simulator, ten of the plain loop."""
         if commit.version % STEPS:
             return
         reached = now()

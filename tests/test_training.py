@@ -163,11 +163,68 @@ def test_a_finished_run_is_never_overwritten(tmp_path):
     tardigrad.train("quadratic", epochs=0, directory=tmp_path / "run")
     with pytest.raises(RunDirectoryError, match="finished run"):
         tardigrad.train("quadratic", epochs=0, directory=tmp_path / "run")
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "precious.txt").write_text("mine")
+
+
+@pytest.mark.parametrize(
+    "others", [["precious.txt"], ["config.json", "precious.txt"], ["summary.json"], ["config.json"]]
+)
+def test_a_directory_with_files_of_others_is_refused_and_left_as_it_was(tmp_path, others):
+    for name in others:
+        (tmp_path / name).write_text("mine")
     with pytest.raises(RunDirectoryError, match="not a run"):
-        tardigrad.train("quadratic", epochs=0, directory=tmp_path / "notes")
-    assert (tmp_path / "notes" / "precious.txt").read_text() == "mine"
+        tardigrad.train("quadratic", epochs=0, directory=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+    assert all((tmp_path / name).read_text() == "mine" for name in others)
+
+
+def test_an_unfinished_run_with_a_file_of_ones_own_is_refused(tmp_path):
+    tardigrad.train("quadratic", epochs=0, directory=tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(RunDirectoryError, match="not a run"):
+        tardigrad.train("quadratic", epochs=0, directory=tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").unlink()
+    assert tardigrad.train("quadratic", epochs=0, directory=tmp_path / "run").summary["status"] == "finished"
+
+
+def test_a_file_in_place_of_a_directory_is_refused(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(RunDirectoryError, match="is a file"):
+        tardigrad.train("quadratic", epochs=0, directory=tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_saved_weights_load_into_the_plain_model_with_its_batchnorm_statistics(tmp_path):
+    def model():
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+    task = small_task(model)
+    run = tardigrad.train(task, rule="asgd", workers=3, batch_size=8, epochs=2, directory=tmp_path / "run")
+    plain = model()
+    plain.load_state_dict(safetensors.torch.load_file(tmp_path / "run" / "weights.safetensors"))
+    outputs = plain.eval()(task.test.inputs)
+    assert task.loss(outputs, task.test.targets).item() == pytest.approx(run.evaluations[-1].scores["test"]["loss"])
+    assert plain[1].num_batches_tracked > 0
+
+
+def test_a_rule_may_be_named_by_module_and_class(tmp_path):
+    name = "tardigrad.rules.staleness_lr:StalenessLR"
+    run = tardigrad.train("quadratic", rule=f"{name}(power=0.5)", epochs=1, directory=tmp_path / "run")
+    assert "power=0.5" in run.config.rule
+    stranger = "own_rules_of_a_test:Own"
+    (tmp_path / "own_rules_of_a_test.py").write_text(
+        STRANGER.replace("class Halved", "class Own").replace("tardigrad.register_rule", "# ")
+    )
+    code = f"import tardigrad; print(tardigrad.train('quadratic', rule='{stranger}(share=0.5)', epochs=1).config.rule)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "own_rules_of_a_test:Own(share=0.5)", done.stderr
+
+
+def test_whole_numbers_and_floats_are_one_setting():
+    whole, real = (
+        tardigrad.RunConfig(rule=tardigrad.rule("dc-asgd-a", lambda0=x).spec, lr=y) for x, y in ((4, 1), (4.0, 1.0))
+    )
+    assert whole.digest == real.digest
 
 
 def test_without_a_directory_runs_get_fresh_ones(tmp_path, monkeypatch):

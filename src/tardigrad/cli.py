@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where this one ended", file=sys.stderr)
+        hint = "; the same command goes on where this one ended" if words[:1] == ["compare"] else ""
+        print(f"\nstopped{hint}", file=sys.stderr)
         return 130
 
 
@@ -69,13 +71,21 @@ def _complain(error: Exception, *, status: int) -> int:
 def _split_recipe(command: str, words: list[str]) -> tuple[RunConfig, str, list[str]]:
     """The recipe named first, and the options after it; ``--help`` alone shows the defaults of a plain run."""
     from tardigrad.config import RunConfig
+    from tardigrad.imports import import_all
     from tardigrad.recipes import RECIPES, load_recipe
 
     if words and not words[0].startswith("-"):
+        import_all(_values_of("--imports", words))  # a recipe may be registered there
         return load_recipe(words[0]), words[0], words[1:]
     if "-h" in words or "--help" in words:
         return RunConfig(), "RECIPE", words
     raise InvalidArgument(f"name a recipe first: tardigrad {command} RECIPE, one of {', '.join(RECIPES.names())}.")
+
+
+def _values_of(option: str, words: list[str]) -> list[str]:
+    """The words after an option, up to the next one."""
+    after = words[words.index(option) + 1 :] if option in words else []
+    return list(itertools.takewhile(lambda word: not word.startswith("--"), after))
 
 
 def _train(words: list[str]) -> int:
@@ -110,13 +120,15 @@ def _compare(words: list[str]) -> int:
     for word, instead in (("--rule", "--algorithms"), ("--seed", "--seeds"), ("--label", "--algorithms")):
         if word in settings:
             raise InvalidArgument(f"compare takes {instead}, not {word}.")
-    base = tyro.cli(type(base), default=base, args=settings, prog=prog)
+    recipe, base = base, tyro.cli(type(base), default=base, args=settings, prog=prog)
     from tardigrad.compare import Comparison
+    from tardigrad.config import file_name
 
     grid = Comparison(base, options.algorithms or DEFAULT, options.workers, options.lrs, options.seeds)
     if options.dry_run:
         return _show_plan(grid.runs())
-    place = options.directory or Path("runs") / f"compare-{name}"
+    title = name if base.task == recipe.task else f"{name}-{base.task}"
+    place = options.directory or Path("runs") / f"compare-{file_name(title)}"
     return _run_comparison(grid, place, options.jobs)
 
 

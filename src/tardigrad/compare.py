@@ -19,9 +19,10 @@ from typing import Any
 from tardigrad.algorithms import DEFAULT, configure
 from tardigrad.config import FORMAT, RunConfig
 from tardigrad.errors import Diverged, RunDirectoryError, TardigradError
+from tardigrad.imports import import_all
 from tardigrad.recipes import load_recipe
 from tardigrad.recording import write_json
-from tardigrad.training import import_all, resolve_rule, train
+from tardigrad.training import resolve_rule, train
 
 _DONE = ("finished", "diverged")
 

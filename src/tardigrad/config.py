@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from tardigrad.errors import InvalidArgument
 from tardigrad.hyperparameters import require_choice, require_integer, require_number
+from tardigrad.specs import as_declared
 
 FORMAT = 1
-_NOT_IDENTITY = ("label", "data_dir", "imports", "recipe")
+_NOT_IDENTITY = ("label", "imports", "recipe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,6 @@ class RunConfig:
     """Threads that compute a gradient."""
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
-    data_dir: str | None = None
-    """Where data sets lie; by default the environment variable TARDIGRAD_DATA."""
     imports: tuple[str, ...] = ()
     """Modules or Python files to import first: those that register your own rules and tasks."""
     label: str = ""
@@ -105,14 +104,13 @@ class RunConfig:
     @property
     def directory_name(self) -> str:
         """What a run directory of this configuration is called."""
-        label = "".join(c if c.isalnum() or c in "-._" else "_" for c in self.shown)
-        return f"{label}-w{self.workers}-lr{self.lr:g}-s{self.seed}-{self.digest}"
+        return f"{file_name(self.shown)}-w{self.workers}-lr{self.lr:g}-s{self.seed}-{self.digest}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; infinity becomes None."""
         plain: dict[str, Any] = {"format": FORMAT}
         for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
+            value = as_declared(getattr(self, item.name), str(item.type))
             plain[item.name] = list(value) if isinstance(value, tuple) else None if value == float("inf") else value
         return plain
 
@@ -135,6 +133,11 @@ class RunConfig:
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise InvalidArgument(f"a run has no setting {name!r}.{hint} It has: {', '.join(known)}.")
         return dataclasses.replace(self, **changes)
+
+
+def file_name(text: str) -> str:
+    """The text as a part of a path: letters, digits, '-', '_' and '.'; anything else becomes '_'."""
+    return "".join(c if c.isalnum() or c in "-._" else "_" for c in text)
 
 
 def _check(config: RunConfig) -> None:

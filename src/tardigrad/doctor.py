@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import platform
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from tardigrad._version import __version__
 from tardigrad.recording import cpu_name
@@ -19,7 +19,6 @@ _PACKAGES = {
     "matplotlib": ("matplotlib", "report", "pictures"),
     "jinja2": ("jinja2", "report", "the report's page"),
 }
-_DATA = {"cifar-10-batches-py": "CIFAR-10", "shakespeare.txt": "tiny shakespeare"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +69,10 @@ def _packages() -> Iterator[Finding]:
 
 
 def _data() -> Iterator[Finding]:
-    place = os.environ.get("TARDIGRAD_DATA")
-    if place is None:
-        yield Finding(True, "data", "TARDIGRAD_DATA is not set; the built-in tasks need no download")
-        return
-    for name, title in _DATA.items():
-        there = (Path(place) / name).exists()
-        yield Finding(there, "data", f"{title}: {'found' if there else 'not'} in {place}", f"put {name} into {place}")
+    """The built-in data sets; none of them needs a download."""
+    there = importlib.util.find_spec("sklearn") is not None
+    found = "digits: bundled with scikit-learn" if there else "digits: not found"
+    yield Finding(there, "data", found, "pip install 'tardigrad[digits]'")
 
 
 def print_examination() -> None:

@@ -54,8 +54,8 @@ class Diverged(TardigradError, ArithmeticError):
         self.version = version
         super().__init__(
             f"training diverged at version {version}: {reason}. "
-            "Remedies, in the order to try: rule 'dc-asgd' (damped=True), a warm-up (--warmup 1), "
-            "clip_compensation=1.0, a smaller lambda0, a smaller lr."
+            "Remedies, in the order to try: the rule 'dc-asgd' (damped); a warm-up (--warmup 1); with dc-asgd-c and "
+            "dc-asgd-a also clip_compensation=1.0 or a smaller lambda0; a smaller lr."
         )
 
 

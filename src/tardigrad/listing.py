@@ -64,5 +64,5 @@ def _describe(registry: Registry, name: str) -> str:
         return f"(cannot be read: {error})"
     for node in tree.body if tree else ():
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
-            return (ast.get_docstring(node) or "").split("\n")[0]
+            return (ast.get_docstring(node) or "").split("\n")[0].replace("``", "")
     return f"(no {attribute} in {module})"

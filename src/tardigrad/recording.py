@@ -5,7 +5,7 @@
     log.jsonl           the schedule: a header, then one line per event, in order
     evaluations.jsonl   one line per evaluation
     summary.json        written last, at once: a run without it is unfinished
-    weights.safetensors the final weights by name
+    weights.safetensors the final weights and buffers by name
 
 The log is the schedule: with the header's settings it says which worker read which version, computed which samples
 and was committed when, so the run can be computed again.
@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -39,6 +38,8 @@ from tardigrad.layout import FlatLayout
 from tardigrad.records import Commit, Lease, Push, Rejected, Snapshot
 
 FORMAT = 1
+_BEGUN = {"config.json", "environment.json", "log.jsonl", "evaluations.jsonl"}
+_FILES = _BEGUN | {"weights.safetensors", "summary.json", "config.tmp", "environment.tmp", "summary.tmp"}
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # json.dumps would make one for every line
 EVENTS = {
     "pull": ["time", "worker", "incarnation", "version", "lease"],
@@ -52,13 +53,17 @@ EVENTS = {
 
 
 def create_directory(directory: Path) -> None:
-    """Make a new run directory; one that holds something is refused, except the rest of an unfinished run."""
-    if (directory / "summary.json").exists():
+    """Make a new run directory. One that holds anything but the files of an unfinished run is refused, untouched."""
+    if directory.exists() and not directory.is_dir():
+        raise RunDirectoryError(f"{directory} is a file; name a directory.")
+    held = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    if "summary.json" in held and held.issuperset(_BEGUN):
         raise RunDirectoryError(f"{directory} holds a finished run; name another directory or remove it.")
-    if directory.exists() and any(directory.iterdir()) and not (directory / "config.json").exists():
+    if held and not (held.issuperset(_BEGUN) and held.issubset(_FILES)):
         raise RunDirectoryError(f"{directory} holds files that are not a run; name another directory.")
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    for name in held:
+        (directory / name).unlink()
+    directory.mkdir(parents=True, exist_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -203,11 +208,11 @@ class Recorder(Observer):
         self._log.flush()
         self._evaluations.write(json.dumps(evaluation.as_json()) + "\n")
 
-    def save_weights(self, flat: Tensor) -> None:
-        """Write the final weights by name, loadable with safetensors and no Tardigrad."""
-        tensors = zip(self._layout.names, self._layout.views(flat), strict=True)
-        named = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors}
-        safetensors.torch.save_file(named, self.directory / "weights.safetensors")
+    def save_weights(self, flat: Tensor, buffers: Mapping[str, Tensor]) -> None:
+        """Write the final weights and buffers by name, loadable with safetensors and no Tardigrad."""
+        named = dict(zip(self._layout.names, self._layout.views(flat), strict=True)) | dict(buffers)
+        plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
+        (self.directory / "weights.safetensors").write_bytes(safetensors.torch.save(plain))
 
     def finish(self, status: str, *, message: str, memory: Mapping[str, int]) -> dict[str, Any]:
         """Write the summary and close the files."""

@@ -96,8 +96,15 @@ def _plain(value: Any) -> Any:
 
 
 def options_of(part: Any) -> dict[str, Any]:
-    """The keywords of a dataclass instance that differ from nothing: all of its init fields, by value."""
-    return {item.name: getattr(part, item.name) for item in dataclasses.fields(part) if item.init}
+    """All keywords of a dataclass instance, by value; a whole number given for a float is written as a float."""
+    values = {item.name: getattr(part, item.name) for item in dataclasses.fields(part) if item.init}
+    kinds = {item.name: str(item.type) for item in dataclasses.fields(part)}
+    return {name: as_declared(value, kinds[name]) for name, value in values.items()}
+
+
+def as_declared(value: Any, kind: str) -> Any:
+    """A whole number as a float where a float is declared, so that 4 and 4.0 are one setting; else the value."""
+    return float(value) if type(value) is int and kind.startswith("float") else value
 
 
 def keywords_of(factory: Any) -> list[str]:
@@ -166,6 +173,12 @@ class Registry:
             return factory(*parsed.args, **parsed.kwargs, **extra)
         except TypeError as error:
             raise InvalidArgument(f"{self.kind} {parsed.name!r}: {error}. It takes: {', '.join(known)}.") from error
+
+    def name_of(self, factory: Any, preferred: str) -> str:
+        """The name under which `build` finds a factory again: ``preferred`` if bound to it, else module:attribute."""
+        if preferred in self._entries and self.load(preferred) is factory:
+            return preferred
+        return f"{factory.__module__}:{factory.__qualname__}"
 
     def _scan(self) -> None:
         if self._scanned or self._group is None:

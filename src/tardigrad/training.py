@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tardigrad.config import RunConfig
+from tardigrad.config import RunConfig, file_name
 from tardigrad.delays import ComputeTimes, build_delay
 from tardigrad.engines import ENGINES
 from tardigrad.engines.base import Engine, Evaluation, Job, Network, Observer
 from tardigrad.errors import Diverged, InvalidArgument, UnsupportedPlatform
 from tardigrad.evaluation import Evaluator
+from tardigrad.imports import import_all
 from tardigrad.leases import Leases
 from tardigrad.recipes import load_recipe
 from tardigrad.recording import Recorder, create_directory
@@ -180,23 +179,6 @@ def assemble(config: RunConfig, task: Task, rule: Rule) -> tuple[Job, Engine]:
     return job, engine
 
 
-def import_all(names: Sequence[str]) -> None:
-    """Import modules, or Python files by their path, so that what they register is known."""
-    for name in names:
-        if not name.endswith(".py"):
-            importlib.import_module(name)
-            continue
-        path = Path(name).resolve()
-        if path.stem in sys.modules:
-            continue
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None or not path.exists():
-            raise InvalidArgument(f"imports: there is no Python file {name}.")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
-
-
 def require_platform() -> None:
     """Raise `UnsupportedPlatform` anywhere but on Linux."""
     if sys.platform != "linux":
@@ -244,7 +226,7 @@ def _run(engine: Engine, job: Job, recorder: Recorder) -> dict[str, Any]:
         error.add_note(f"The run is recorded in {recorder.directory}.")
         raise
     finally:
-        recorder.save_weights(job.server.flat)
+        recorder.save_weights(job.server.flat, job.server.buffers.combined(job.server.live))
         summary = recorder.finish(status, message=message, memory=job.server.bytes_held())
     return summary
 
@@ -277,7 +259,7 @@ def _compute_times(config: RunConfig) -> ComputeTimes:
 def _fresh_directory(config: RunConfig) -> Path:
     """A directory below runs/ that does not exist yet."""
     recipe = parse_spec(config.recipe or config.task).name
-    base = Path("runs") / "".join(c if c.isalnum() or c in "-._" else "_" for c in recipe)
+    base = Path("runs") / file_name(recipe)
     place, number = base / config.directory_name, 1
     while place.exists():
         number += 1

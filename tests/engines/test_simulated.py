@@ -128,6 +128,15 @@ def test_a_diverged_run_is_recorded_to_its_end(tmp_path):
     assert last["version"] == caught.value.version == summary["version"]
 
 
+def test_an_infinite_loss_of_finite_weights_has_diverged(tmp_path):
+    # the quadratic's loss overflows float32 long before its weights do
+    with pytest.raises(Diverged, match="the loss is no longer finite"):
+        run(tmp_path, rule="asgd", workers=16, lr=0.4, epochs=20, batch_size=16)
+    evaluations = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    assert [e.get("diverged", False) for e in evaluations] == [False] * (len(evaluations) - 1) + [True]
+    assert evaluations[-1]["test"]["loss"] is None
+
+
 def test_no_epochs_means_no_commits(tmp_path):
     done = run(tmp_path, epochs=0)
     assert done.summary["commits"] == 0

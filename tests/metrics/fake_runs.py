@@ -34,7 +34,7 @@ def config(label="asgd", *, workers=16, lr=0.1, seed=0, **fields):
         "leases": "dynamic", "batchnorm": "mean", "delay": "exponential(mean=1.0)", "speeds": [1.0] * workers,
         "straggler_probability": 0.0, "straggler_factor": 1.0, "latency": 0.0, "bandwidth": None, "service": 0.0,
         "engine": "simulated", "commit_path": "exact", "seed": seed, "evaluate_every": 1.0, "measure_every": 10,
-        "threads": 1, "device": "cpu", "data_dir": "data",
+        "threads": 1, "device": "cpu",
     }  # fmt: skip
     assert set(fields) <= set(whole), set(fields) - set(whole)
     return whole | fields

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+import torch
+
 from tardigrad.delays import ComputeTimes
 from tardigrad.errors import Diverged
 from tardigrad.evaluation import Evaluator
@@ -48,7 +50,7 @@ class Evaluation:
         lr: learning rate at that point.
         train_loss: mean loss of the pushes since the evaluation before; None if there were none.
         scores: for each split, loss and metric by name.
-        diverged: whether the weights were no longer finite.
+        diverged: whether the weights or the loss were no longer finite.
     """
 
     version: int
@@ -157,13 +159,24 @@ class EvaluationClock:
 
     def diverged(self, time: float) -> None:
         """The last evaluation, of weights that are no longer finite."""
-        self.evaluate(time, diverged=True)
+        self._evaluate(time, diverged=True)
 
-    def evaluate(self, time: float, *, diverged: bool = False) -> None:
-        """Evaluate now and tell the observers."""
+    def evaluate(self, time: float) -> None:
+        """Evaluate now and tell the observers.
+
+        Raises:
+            Diverged: when a weight or the loss is not finite; that evaluation was recorded as diverged.
+        """
+        finite = bool(torch.isfinite(self.job.server.flat).all())
+        evaluation = self._evaluate(time, diverged=not finite)
+        if evaluation.diverged:
+            what = "loss is" if finite else "weights are"
+            raise Diverged(evaluation.version, f"the {what} no longer finite")
+
+    def _evaluate(self, time: float, *, diverged: bool) -> Evaluation:
         self._training += perf_counter() - self._since
         job, server = self.job, self.job.server
-        buffers = server.buffers.combined(server.live)
+        scores = job.evaluator.evaluate(server.flat, server.buffers.combined(server.live))
         evaluation = Evaluation(
             version=server.version,
             samples=server.samples_applied,
@@ -172,8 +185,8 @@ class EvaluationClock:
             wall=self._training,
             lr=server.lr,
             train_loss=sum(self._losses) / len(self._losses) if self._losses else None,
-            scores=job.evaluator.evaluate(server.flat, buffers),
-            diverged=diverged,
+            scores=scores,
+            diverged=diverged or not all(math.isfinite(split["loss"]) for split in scores.values()),
         )
         self._version, self._losses = server.version, []
         while self._next <= self._settled():
@@ -181,20 +194,12 @@ class EvaluationClock:
         for observer in job.observers:
             observer.evaluated(evaluation)
         self._since = perf_counter()
-        if not diverged:
-            self._require_finite(time)
+        return evaluation
 
     def _settled(self) -> int:
         """Samples applied or given up: what an epoch is counted by, so that lost samples delay no evaluation."""
         server = self.job.server
         return server.samples_applied + (server.leases.lost_samples if server.leases else 0)
-
-    def _require_finite(self, time: float) -> None:
-        try:
-            self.job.server.require_finite()
-        except Diverged:
-            self.diverged(time)
-            raise
 
 
 def _finite(value: float | None) -> float | None:

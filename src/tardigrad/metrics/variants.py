@@ -12,7 +12,7 @@ from tardigrad.metrics.runs import RunRecord
 from tardigrad.specs import parse_spec
 
 # What a comparison varies, and what changes no result that a comparison is about.
-_FREE = frozenset({"format", "recipe", "label", "lr", "seed", "workers", "threads", "data_dir", "measure_every"})
+_FREE = frozenset({"format", "recipe", "label", "lr", "seed", "workers", "threads", "measure_every"})
 
 
 def variant_labels(runs: Sequence[RunRecord]) -> dict[Path, str]:

@@ -116,7 +116,7 @@ def render(table: FinalTable, console: Console) -> None:
         grid.add_row(*cells)
     console.print(grid)
     if left_out:
-        names = ", ".join(column.title for column in left_out)
+        names = "; ".join(column.title for column in left_out)
         console.print(f"Left out for want of width: {names}.", style="dim", highlight=False)
 
 

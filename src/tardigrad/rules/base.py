@@ -77,12 +77,14 @@ class Rule:
     @property
     def spec(self) -> str:
         """The compensation as a spec with all its keywords, e.g. ``dc-asgd-c(lambda0=0.04, ...)``."""
-        return format_spec(self.compensation.name, options_of(self.compensation))
+        name = COMPENSATIONS.name_of(type(self.compensation), self.compensation.name)
+        return format_spec(name, options_of(self.compensation))
 
     @property
     def optimizer_spec(self) -> str:
         """The optimizer as a spec with all its keywords."""
-        return format_spec(self.optimizer.name, options_of(self.optimizer))
+        name = OPTIMIZERS.name_of(type(self.optimizer), self.optimizer.name)
+        return format_spec(name, options_of(self.optimizer))
 
 
 def make_rule(name: str | Spec, *, optimizer: str | Spec = "sgd", **keywords: Any) -> Rule:
