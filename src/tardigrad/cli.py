@@ -163,7 +163,7 @@ def _report(words: list[str]) -> int:
 
 
 def _write_report(runs: list[Path], output: Path) -> None:
-    """Print table and verdict, then write the page."""
+    """Write the page, then print table and verdict (last, so that a reader that stops reading costs nothing)."""
     from rich.console import Console
 
     from tardigrad.metrics.comparison import compare_runs
@@ -173,10 +173,10 @@ def _write_report(runs: list[Path], output: Path) -> None:
     from tardigrad.report.table import final_table, render
 
     comparison = compare_runs(find_runs(runs))
+    written = write_page(comparison, output)
     console = Console()
     render(final_table(comparison), console)
     print("\n" + as_text(verdict(comparison), width=min(100, console.width)))
-    written = write_page(comparison, output)
     print(f"\npage: {written.html}")
 
 

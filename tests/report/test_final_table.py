@@ -79,7 +79,7 @@ def test_printed_lines_keep_the_width_and_cells_stay_whole(table, width):
 
 
 def test_a_narrow_terminal_names_what_it_leaves_out(table):
-    assert "Left out for want of width: seeds, wall time, s, staleness, virtual time, s." in printed(table, 80)
+    assert "Left out for want of width: seeds; wall time, s; staleness; virtual time, s." in printed(table, 80)
     assert "Left out" not in printed(table, 160)
 
 

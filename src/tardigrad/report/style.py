@@ -85,6 +85,9 @@ def drawing(width: float = 8.0, height: float = 4.6) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
+_DECADES = 1e6  # the largest ratio of two values on one axis
+
+
 def value_axis(axis: Axes, metric: Metric, values: Sequence[float]) -> None:
     """Name the y axis and scale it: logarithmic where values span more than a factor of 6, else linear from 0.
 
@@ -95,6 +98,9 @@ def value_axis(axis: Axes, metric: Metric, values: Sequence[float]) -> None:
     if not positive:
         return
     low, high = min(positive), max(positive)
+    if metric.lower_is_better and high > low * _DECADES:
+        high = low * _DECADES  # a curve on its way to infinity leaves at the top, and must not flatten all others
+        axis.set_ylabel(f"{metric.axis}; above {high:.1g} not shown")
     if metric.lower_is_better and high / low > 6 and min(values) >= 0:
         if min(values) > 0:
             axis.set_yscale("log")
