@@ -33,7 +33,7 @@ from tardigrad.testing.watched import watched
 
 _DTYPES = (torch.float32, torch.float64)
 _SCOPES = ("element", "tensor", "model")
-_STALENESS = (0, 1, 2, 4, 8)
+_STALENESS = (0, 1, 3, 8)
 
 
 def check_rule(rule: Rule | str | Callable[[], Rule], *, lr: float = 0.05, laws: Collection[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -55,7 +56,7 @@ def fresh_events(count: int, *, workers: int = 3, seed: int = 0) -> list[Event]:
 
 def initial_weights(dtype: torch.dtype, tensors: Sequence[int] = EVERY_TENSOR) -> list[Tensor]:
     """Normal numbers, the same for the same tensor whichever others are asked for."""
-    return [_normal("scripted weights", 0, number).to(dtype) for number in tensors]
+    return [_normal("scripted weights", 0, number).to(dtype, copy=True) for number in tensors]
 
 
 def gradient(
@@ -100,6 +101,7 @@ def walk(
     return Walked(weights, layout, path.state_dict())
 
 
+@lru_cache(maxsize=1024)
 def _normal(stream: str, position: int, number: int) -> Tensor:
-    """Standard normal float64 numbers in the shape of one tensor."""
+    """Standard normal float64 numbers in the shape of one tensor; never write into them."""
     return torch.tensor(random_stream(0, stream, position, number).normal(size=SHAPES[number]), dtype=torch.float64)
