@@ -14,6 +14,7 @@ and was committed when, so the run can be computed again.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -40,7 +41,6 @@ from tardigrad.records import Commit, Lease, Push, Rejected, Snapshot
 FORMAT = 1
 _BEGUN = {"config.json", "environment.json", "log.jsonl", "evaluations.jsonl"}
 _FILES = _BEGUN | {"weights.safetensors", "summary.json", "config.tmp", "environment.tmp", "summary.tmp"}
-_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # json.dumps would make one for every line
 EVENTS = {
     "pull": ["time", "worker", "incarnation", "version", "lease"],
     "commit": ["time", "version", "lr", "live", "contributions", "compensation_ratio"],
@@ -176,22 +176,28 @@ class Recorder(Observer):
             "events": EVENTS,
         }
 
+    # The two lines written for every gradient are put together by hand: json.dumps takes five times as long, and
+    # these numbers are all finite but for the loss and the ratio.
+
     def pulled(self, time: float, worker: int, snapshot: Snapshot) -> None:
         """One line."""
-        self._write(["pull", time, worker, 0, snapshot.version, _plain(snapshot.lease)])
+        self._log.write(f'["pull",{time!r},{worker},0,{snapshot.version},{_lease(snapshot.lease)}]\n')
 
     def committed(self, time: float, commit: Commit) -> None:
         """One line, and the counts for the summary."""
         parts = []
         for part in commit.contributions:
-            loss = None if part.loss is None or part.loss != part.loss else float(f"{part.loss:.6g}")
-            parts.append([part.worker, part.incarnation, part.read_version, _plain(part.lease), part.samples, loss])
             staleness = commit.version - 1 - part.read_version
             self._staleness.setdefault(part.worker, Counter())[staleness] += 1
+            parts.append(
+                f"[{part.worker},{part.incarnation},{part.read_version},{_lease(part.lease)},{part.samples},"
+                f"{_number(part.loss)}]"
+            )
         self._commits += 1
         if commit.compensation_ratio is not None:
             self._ratios.append(commit.compensation_ratio)
-        self._write(["commit", time, commit.version, commit.lr, commit.live, parts, commit.compensation_ratio])
+        ratio, contributions = _number(commit.compensation_ratio), ",".join(parts)
+        self._log.write(f'["commit",{time!r},{commit.version},{commit.lr!r},{commit.live},[{contributions}],{ratio}]\n')
 
     def rejected(self, time: float, push: Push, result: Rejected) -> None:
         """One line, and the counts for the summary."""
@@ -199,8 +205,10 @@ class Recorder(Observer):
         if result.lost and push.lease is not None:
             self._lost += push.lease.samples
         read = result.version - result.staleness
-        lease = _plain(result.lease)
-        self._write(["reject", time, push.worker, push.incarnation, read, lease, result.reason, result.lost])
+        lost = "true" if result.lost else "false"
+        self._log.write(
+            f'["reject",{time!r},{push.worker},{push.incarnation},{read},{_lease(result.lease)},"{result.reason}",{lost}]\n'
+        )
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """One line of evaluations.jsonl; the log on disk then reaches at least as far."""
@@ -253,16 +261,14 @@ class Recorder(Observer):
         write_json(self.directory / "summary.json", _without_infinities(summary))
         return summary
 
-    def _write(self, event: list[Any]) -> None:
-        try:
-            line = _ENCODER.encode(event)
-        except ValueError:
-            line = _ENCODER.encode(_without_infinities(event))
-        self._log.write(line + "\n")
+
+def _lease(lease: Lease | None) -> str:
+    return "null" if lease is None else f"[{lease.epoch},{lease.start},{lease.stop}]"
 
 
-def _plain(lease: Lease | None) -> list[int] | None:
-    return None if lease is None else [lease.epoch, lease.start, lease.stop]
+def _number(value: float | None) -> str:
+    """Six digits, which is what a loss is worth; JSON has no word for what is not finite."""
+    return "null" if value is None or not math.isfinite(value) else f"{value:.6g}"
 
 
 def _without_infinities(value: Any) -> Any:

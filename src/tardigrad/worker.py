@@ -57,10 +57,9 @@ class Worker:
         lease = snapshot.lease
         if lease is None:
             raise ValueError("the snapshot has no lease: there is nothing to compute")
-        with torch.no_grad():
-            self._flat.copy_(snapshot.flat)
-            for name, value in snapshot.buffers.items():
-                self._buffers[name].copy_(value)
+        self._flat.copy_(snapshot.flat)  # the buffer itself is no leaf of a graph: no torch.no_grad() is needed
+        for name, value in snapshot.buffers.items():
+            self._buffers[name].copy_(value)
         loss = self._backward(lease)
         norm = float(torch.linalg.vector_norm(self._gradient))
         return Push(
@@ -82,8 +81,7 @@ class Worker:
         outputs = self.model(train.inputs[index])
         loss = self._task.loss(outputs, train.targets[index])
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
-        with torch.no_grad():
-            torch._foreach_copy_(self._gradient_views, gradients)
+        torch._foreach_copy_(self._gradient_views, gradients)
         return float(loss.detach())
 
 
