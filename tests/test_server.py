@@ -283,8 +283,33 @@ def test_a_lease_out_at_the_time_of_a_state_is_handed_out_again():
     assert restored.pull(1).lease == held
 
 
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("rule", {"rule": tardigrad.rule("dc-asgd-c", lambda0=1.0)}),
+        ("optimizer", {"rule": tardigrad.rule("asgd", momentum=0.9)}),
+        ("consistency", {"rule": tardigrad.rule("asgd"), "consistency": "ssp(1)"}),
+    ],
+)
+def test_a_state_of_another_rule_or_consistency_is_refused_and_nothing_changed(part, other):
+    plain = tardigrad.ParameterServer([torch.ones(3)], tardigrad.rule("asgd"), lr=0.1)
+    plain.push(0, [torch.ones(3)])
+    server = tardigrad.ParameterServer([torch.ones(3)], lr=0.1, **other)
+    with pytest.raises(InvalidArgument, match=f"a server with {part}"):
+        server.load_state_dict(plain.state_dict())
+    assert server.version == 0
+    assert torch.equal(server.weights()[0], torch.ones(3))
+
+
+def test_leases_for_another_number_of_workers_are_refused():
+    with pytest.raises(InvalidArgument, match="leases are for 4 workers, the server has 2"):
+        tardigrad.ParameterServer(
+            [torch.ones(3)], tardigrad.rule("asgd"), lr=0.1, workers=2, leases=Leases(10, 2, workers=4)
+        )
+
+
 def test_a_state_of_another_model_is_refused():
-    with pytest.raises(InvalidArgument, match="the models differ"):
+    with pytest.raises(InvalidArgument, match="a server with weights"):
         a_server([torch.zeros(2)]).load_state_dict(a_server([torch.zeros(3)]).state_dict())
 
 

@@ -75,6 +75,11 @@ class Leases:
         self.lost: list[tuple[Lease, str]] = []
 
     @property
+    def members(self) -> set[int]:
+        """Workers to whom epochs are dealt."""
+        return set(self._members)
+
+    @property
     def lost_samples(self) -> int:
         """Samples given up so far."""
         return sum(lease.samples for lease, _ in self.lost)

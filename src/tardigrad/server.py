@@ -104,6 +104,8 @@ class ParameterServer:
         self._fruitless = 0
         for worker in range(require_integer("server", "workers", workers, low=1)):
             self.join(worker)
+        if leases is not None and leases.members != set(self.live):
+            raise InvalidArgument(f"leases are for {len(leases.members)} workers, the server has {workers}.")
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -358,16 +360,24 @@ class ParameterServer:
             "consistency": self.consistency.state_dict(),
             "leases": None if self.leases is None else self.leases.state_dict(),
             "workers": self._participants.state_dict(),
-            "layout": self.layout.hash,
+            "made_with": self._made_with(),
+        }
+
+    def _made_with(self) -> dict[str, str]:
+        """What a state belongs to."""
+        rule = self.rule
+        return {
+            "weights": self.layout.hash,
+            "rule": rule.spec,
+            "optimizer": rule.optimizer_spec,
+            "consistency": self.consistency.spec,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, into a server made with the same arguments."""
-        if state["layout"] != self.layout.hash:
-            raise InvalidArgument(
-                f"the state belongs to weights of layout {state['layout']}, this server has {self.layout.hash}: "
-                "the models differ."
-            )
+        for part, mine in self._made_with().items():
+            if (given := state["made_with"][part]) != mine:
+                raise InvalidArgument(f"the state belongs to a server with {part} {given}, this one has {mine}.")
         self.version, self.samples_applied = state["version"], state["samples_applied"]
         self._flat.copy_(state["weights"])
         self._backups.load_state_dict(state["backups"])

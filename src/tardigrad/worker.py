@@ -37,6 +37,7 @@ class Worker:
         self._gradient = self.layout.zeros()
         self._gradient_views = self.layout.views(self._gradient)
         self._buffers = persistent_buffers(self.model)
+        self._orders: dict[int, Tensor] = {}
         self._generator = _generator_of(torch.device(device))
 
     @property
@@ -73,10 +74,18 @@ class Worker:
             buffers=self._buffers,
         )
 
+    def _order(self, epoch: int) -> Tensor:
+        """The epoch's permutation on the device; two are kept, since workers straddle the end of an epoch."""
+        order = self._orders.get(epoch)
+        if order is None:
+            permutation = epoch_permutation(len(self._task.train), self._seed, epoch)
+            order = torch.from_numpy(permutation.copy()).to(self._task.train.inputs.device)
+            self._orders = {known: held for known, held in self._orders.items() if known > epoch - 2} | {epoch: order}
+        return order
+
     def _backward(self, lease: Lease) -> float:
         train = self._task.train
-        order = epoch_permutation(len(train), self._seed, lease.epoch)
-        index = torch.from_numpy(order[lease.start : lease.stop].copy()).to(train.inputs.device)
+        index = self._order(lease.epoch)[lease.start : lease.stop]
         self._generator.manual_seed(derive_seed(self._seed, "model noise", lease.epoch, lease.start))
         outputs = self.model(train.inputs[index])
         loss = self._task.loss(outputs, train.targets[index])

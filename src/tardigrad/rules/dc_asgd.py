@@ -68,7 +68,8 @@ def delay_compensated(
     """
     relative = w.sub(backup).mul_(scaled)  # r = (lambda_t / lambda0) g (w - backup)
     if damped:
-        relative.div_(scaled.mul(g).mul_(lr * lambda0).add_(1.0))  # E / (1 + lr E), E = lambda_t g^2
+        one = g.new_ones(())
+        relative.div_(one.addcmul(scaled, g, value=lr * lambda0))  # E / (1 + lr E), E = lambda_t g^2
     if clip is not None:
         relative.clamp_(-clip / lambda0, clip / lambda0)
     return g.addcmul(g, relative, value=lambda0)
