@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tardigrad.listing import KINDS
+
 settings.register_profile("laws", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("laws")
 
@@ -11,3 +13,10 @@ settings.load_profile("laws")
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def registries_end_as_they_were(monkeypatch):
+    """What a test registers is gone after it."""
+    for registry in KINDS.values():
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
