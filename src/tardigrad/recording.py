@@ -181,7 +181,9 @@ class Recorder(Observer):
 
     def pulled(self, time: float, worker: int, snapshot: Snapshot) -> None:
         """One line."""
-        self._log.write(f'["pull",{time!r},{worker},0,{snapshot.version},{_lease(snapshot.lease)}]\n')
+        self._log.write(
+            f'["pull",{time!r},{worker},{snapshot.incarnation},{snapshot.version},{_lease(snapshot.lease)}]\n'
+        )
 
     def committed(self, time: float, commit: Commit) -> None:
         """One line, and the counts for the summary."""

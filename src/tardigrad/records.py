@@ -41,6 +41,7 @@ class Snapshot:
         flat: the same weights as one buffer in the server's layout. With ``pull(copy=False)`` it is the server's
             own backup: read it, never write it; valid until this worker pulls again.
         buffers: model buffers by name (BatchNorm statistics) to compute with; empty for models without.
+        incarnation: which life of the worker it was handed to; a push of another life is refused.
     """
 
     version: int
@@ -48,6 +49,7 @@ class Snapshot:
     lease: Lease | None
     flat: Tensor
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    incarnation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,7 @@ class ParameterServer:
             lease=lease,
             flat=flat,
             buffers=self.buffers.hand_out(worker, self._participants, copy=copy),
+            incarnation=self._participants.record(worker).incarnation,
         )
 
     # -- writing ---------------------------------------------------------------------------------------------

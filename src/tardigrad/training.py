@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,6 @@ from tardigrad.specs import parse_spec
 from tardigrad.tasks import TASKS
 from tardigrad.tasks.base import Task
 from tardigrad.worker import Worker
-
-_CUSTOM_EPOCHS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +85,13 @@ def train(
     config, task = resolve(recipe, rule=rule, **settings)
     made = rule if isinstance(rule, Rule) else make_rule(config.rule, optimizer=config.optimizer)
     with _threads(config.threads), torch.random.fork_rng(devices=_cuda_devices(config)):
-        watch = _Evaluations()
-        job, engine = assemble(config, task, made)
+        engine_class = ENGINES.load(config.engine)
+        job = assemble(config, task, made)
         place = Path(directory) if directory is not None else _fresh_directory(config)
         create_directory(place)
-        recorder = _recorder(place, config, task, job)
-        object.__setattr__(job, "observers", (watch, recorder, *observers))
-        summary = _run(engine, job, recorder)
+        watch, recorder = _Evaluations(), _recorder(place, config, task, job)
+        engine = engine_class(replace(job, observers=(watch, recorder, *observers)))
+        summary = _run(engine, recorder)
     return Run(place, config, watch.records, summary, job.server)
 
 
@@ -103,7 +101,7 @@ def resolve(
     """The whole configuration and the task it names."""
     require_platform()
     if isinstance(recipe, Task):
-        config = RunConfig(task=recipe.name, recipe=recipe.name, epochs=_CUSTOM_EPOCHS)
+        config = RunConfig(task=recipe.name, recipe=recipe.name)
     else:
         config = load_recipe(recipe) if isinstance(recipe, str) else recipe
     if isinstance(rule, Rule):
@@ -134,8 +132,8 @@ def build_task(config: RunConfig) -> Task:
     return task
 
 
-def assemble(config: RunConfig, task: Task, rule: Rule) -> tuple[Job, Engine]:
-    """Build the parts of a run."""
+def assemble(config: RunConfig, task: Task, rule: Rule) -> Job:
+    """Build the parts of a run; nobody watches it yet."""
     task = task.to(config.device)
     body = Worker(task, seed=config.seed, device=config.device)
     samples = len(task.train)
@@ -164,7 +162,7 @@ def assemble(config: RunConfig, task: Task, rule: Rule) -> tuple[Job, Engine]:
         layout=body.layout,
     )
     recalibrate = config.batchnorm == "recalibrate"
-    job = Job(
+    return Job(
         server=server,
         body=body,
         evaluator=Evaluator(task, seed=config.seed, recalibrate=recalibrate, device=config.device),
@@ -173,10 +171,6 @@ def assemble(config: RunConfig, task: Task, rule: Rule) -> tuple[Job, Engine]:
         samples_per_epoch=samples,
         evaluate_every=config.evaluate_every,
     )
-    engine = ENGINES.build(config.engine, job=job)
-    if not isinstance(engine, Engine):
-        raise InvalidArgument(f"engine {config.engine!r} is not an Engine.")
-    return job, engine
 
 
 def require_platform() -> None:
@@ -215,7 +209,7 @@ class _Evaluations(Observer):
         self.records.append(evaluation)
 
 
-def _run(engine: Engine, job: Job, recorder: Recorder) -> dict[str, Any]:
+def _run(engine: Engine, recorder: Recorder) -> dict[str, Any]:
     """Run to the end; whatever the end is, it is recorded."""
     status, message = "interrupted", "ended by an error or by hand"
     try:
@@ -226,8 +220,9 @@ def _run(engine: Engine, job: Job, recorder: Recorder) -> dict[str, Any]:
         error.add_note(f"The run is recorded in {recorder.directory}.")
         raise
     finally:
-        recorder.save_weights(job.server.flat, job.server.buffers.combined(job.server.live))
-        summary = recorder.finish(status, message=message, memory=job.server.bytes_held())
+        server = engine.job.server
+        recorder.save_weights(server.flat, server.buffers.combined(server.live))
+        summary = recorder.finish(status, message=message, memory=server.bytes_held())
     return summary
 
 

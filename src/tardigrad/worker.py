@@ -50,7 +50,7 @@ class Worker:
         """The model's trainable parameters as they are now: after construction, the run's initial weights."""
         return [parameter.detach() for parameter in self._parameters]
 
-    def compute(self, worker: int, snapshot: Snapshot, *, incarnation: int = 0) -> Push:
+    def compute(self, worker: int, snapshot: Snapshot) -> Push:
         """The mean gradient over the snapshot's lease, at the snapshot's weights.
 
         The push's gradient and buffers are this worker's own tensors: valid until the next call.
@@ -68,7 +68,7 @@ class Worker:
             gradient=self._gradient,
             lease=lease,
             samples=lease.samples,
-            incarnation=incarnation,
+            incarnation=snapshot.incarnation,
             norm=norm,
             loss=loss,
             buffers=self._buffers,
