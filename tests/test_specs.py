@@ -32,6 +32,26 @@ def test_any_text_is_a_spec_or_refused_with_a_sentence(text):
             assert isinstance(parse_spec(candidate), Spec)
 
 
+@pytest.mark.parametrize("name", ["__main__:Own", "package.module:Outer.Inner", "module:made.<locals>.Own", "own-rule"])
+def test_classes_are_named_by_module_and_place(name):
+    assert parse_spec(f"{name}(x=1)") == Spec(name, (), {"x": 1})
+
+
+class Outer:
+    class Inner:
+        def __init__(self, x=0):
+            self.x = x
+
+
+def test_a_nested_class_is_found_by_its_place():
+    registry = Registry("part", {})
+    name = registry.name_of(Outer.Inner, "inner")
+    assert name == f"{__name__}:Outer.Inner"
+    assert registry.build(f"{name}(x=3)").x == 3
+    registry.register("inner", Outer.Inner)
+    assert registry.name_of(Outer.Inner, "inner") == "inner"
+
+
 def test_positional_arguments_and_words():
     assert parse_spec(" ssp( 2 ) ") == Spec("ssp", (2,), {})
     assert parse_spec("asgd()") == Spec("asgd")

@@ -92,8 +92,8 @@ class RunConfig:
 
     @property
     def shown(self) -> str:
-        """The label, or the rule's name."""
-        return self.label or self.rule.split("(")[0]
+        """The label, or the rule's name; of ``module:Class`` the class."""
+        return self.label or self.rule.split("(")[0].split(":")[-1].split(".")[-1]
 
     @property
     def digest(self) -> str:

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from typing import Any
 
 from tardigrad.errors import InvalidArgument, UnknownName
 
-_SPEC = re.compile(r"\s*([A-Za-z][\w.:/\\-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_SPEC = re.compile(r"\s*([A-Za-z_][\w.:<>-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _WORDS = {"inf": float("inf"), "nan": float("nan"), "true": True, "false": False, "none": None}
 
 
@@ -157,7 +158,7 @@ class Registry:
             return target
         module, _, attribute = target.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            return operator.attrgetter(attribute)(importlib.import_module(module))
         except (ImportError, AttributeError) as error:
             raise InvalidArgument(f"{self.kind} {name!r}: cannot import {target!r} ({error}).") from error
 
