@@ -106,6 +106,19 @@ def test_train_then_report(capsys, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "report" / "report.html").exists()
 
 
+def test_without_matplotlib_there_is_a_table_and_a_sentence_but_no_page(capsys, tmp_path, monkeypatch):
+    assert main(["train", "quadratic", "--epochs", "2", "--directory", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["report", str(tmp_path / "run")]) == 0
+    text = capsys.readouterr().out
+    assert "dc-asgd" in text
+    assert "no page: " in text
+    assert "pip install 'tardigrad[report]'" in text
+
+
 def test_a_diverged_run_has_status_1_and_names_the_remedies(capsys, tmp_path):
     words = ["train", "quadratic", "--lr", "500", "--rule", "asgd", "--directory", str(tmp_path / "run")]
     assert main(words) == 1

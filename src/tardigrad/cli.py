@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tardigrad.errors import Diverged, InvalidArgument, TardigradError, UnknownName
+from tardigrad.errors import Diverged, InvalidArgument, MissingDependencyError, TardigradError, UnknownName
 
 if TYPE_CHECKING:
     from tardigrad.compare import Comparison, Outcome
@@ -163,7 +163,10 @@ def _report(words: list[str]) -> int:
 
 
 def _write_report(runs: list[Path], output: Path) -> None:
-    """Write the page, then print table and verdict (last, so that a reader that stops reading costs nothing)."""
+    """Write the page, then print table and verdict.
+
+    In this order, so that a reader that stops reading costs nothing; without matplotlib there is no page, but the rest.
+    """
     from rich.console import Console
 
     from tardigrad.metrics.comparison import compare_runs
@@ -173,11 +176,14 @@ def _write_report(runs: list[Path], output: Path) -> None:
     from tardigrad.report.table import final_table, render
 
     comparison = compare_runs(find_runs(runs))
-    written = write_page(comparison, output)
+    try:
+        last_words = f"\npage: {write_page(comparison, output).html}"
+    except MissingDependencyError as error:
+        last_words = f"\nno page: {error}"
     console = Console()
     render(final_table(comparison), console)
     print("\n" + as_text(verdict(comparison), width=min(100, console.width)))
-    print(f"\npage: {written.html}")
+    print(last_words)
 
 
 def _show_plan(runs: Sequence[RunConfig]) -> int:
