@@ -54,6 +54,8 @@ def test_list_names_everything_registered(capsys):
         (["train", "digits", "--imports", "nowhere.py"], "no Python file nowhere.py"),
         (["compare", "digits", "--rule", "asgd"], "--algorithms, not --rule"),
         (["compare", "digits", "--algorithms", "nothing"], "unknown rule 'nothing'"),
+        (["compare", "quadratic", "--jobs", "0"], "jobs=0"),
+        (["compare", "quadratic", "--seeds"], "name at least one seed"),
         (["report"], "name at least one run"),
         (["report", "nowhere"], "nowhere"),
         (["list", "rulez"], "Did you mean 'rules'"),

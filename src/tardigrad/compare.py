@@ -18,7 +18,8 @@ from typing import Any
 
 from tardigrad.algorithms import DEFAULT, configure
 from tardigrad.config import FORMAT, RunConfig
-from tardigrad.errors import Diverged, RunDirectoryError, TardigradError
+from tardigrad.errors import Diverged, InvalidArgument, RunDirectoryError, TardigradError
+from tardigrad.hyperparameters import require_integer
 from tardigrad.imports import import_all
 from tardigrad.recipes import load_recipe
 from tardigrad.recording import write_json
@@ -110,7 +111,10 @@ def run_comparison(
     Returns:
         One outcome per run. A run that fails does not stop the others.
     """
+    require_integer("compare", "jobs", jobs, low=1)
     runs = comparison.runs()
+    if not runs:
+        raise InvalidArgument("the comparison has no run: name at least one seed and one algorithm.")
     _prepare(directory, comparison)
     outcomes, todo = [], []
     for config in runs:
