@@ -12,7 +12,7 @@ from tardigrad.config import RunConfig
 
 
 def test_the_commands():
-    assert list(COMMANDS) == ["train", "compare", "report", "list", "doctor"]
+    assert list(COMMANDS) == ["train", "compare", "tune", "report", "list", "doctor"]
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
@@ -56,6 +56,12 @@ def test_list_names_everything_registered(capsys):
         (["compare", "digits", "--algorithms", "nothing"], "unknown rule 'nothing'"),
         (["compare", "quadratic", "--jobs", "0"], "jobs=0"),
         (["compare", "quadratic", "--seeds"], "name at least one seed"),
+        (["compare", "quadratic", "--controls"], "add --tuned"),
+        (["compare", "quadratic", "--tuned"], "no validation split"),
+        (["compare", "quadratic", "--tuned", "--finer", "1"], "must be even"),
+        (["compare", "quadratic", "--stop-after", "soon"], "type 9m"),
+        (["tune", "digits", "--rule", "asgd"], "--algorithms, not --rule"),
+        (["train", "--resume", "nowhere"], "no run that can go on"),
         (["report"], "name at least one run"),
         (["report", "nowhere"], "nowhere"),
         (["list", "rulez"], "Did you mean 'rules'"),
@@ -142,3 +148,32 @@ def test_the_doctor_says_what_is_there(capsys):
     text = capsys.readouterr().out
     for subject in ("platform", "python", "cores", "memory", "torch", "GPU", "C compiler", "scikit-learn", "data"):
         assert subject in text
+
+
+def test_train_stops_in_time_and_goes_on(capsys, tmp_path):
+    place = str(tmp_path / "run")
+    assert main(["train", "quadratic", "--epochs", "2", "--stop-after", "0.001s", "--directory", place]) == 3
+    assert "stopped at version" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert main(["train", "--resume", place]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+    assert main(["train", "--resume", place]) == 2  # it has ended
+
+
+def test_a_comparison_that_is_stopped_says_so_and_has_status_3(capsys, tmp_path):
+    words = ["compare", "quadratic", "--algorithms", "asgd", "--epochs", "2", "--directory", str(tmp_path / "out")]
+    assert main([*words, "--stop-after", "0.001s"]) == 3
+    assert "the same command goes on" in capsys.readouterr().err
+    assert main(words) == 0
+
+
+def test_tune_prints_what_was_chosen_and_from_what(capsys, tmp_path):
+    words = ["digits", "--epochs", "1", "--batch-size", "128", "--workers", "2", "--finer", "2"]
+    words += ["--algorithms", "dc-asgd-a", "--lrs", "0.05", "0.1"]
+    assert main(["tune", *words, "--directory", str(tmp_path / "out")]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "dc-asgd-a" in text
+    assert "0.05 (2):" in text
+    assert "(0.5):" in text
+    assert "(8):" in text
+    assert len(json.loads((tmp_path / "out" / "comparison.json").read_text())["tuned"]["choices"]) == 1

@@ -1,5 +1,6 @@
 """The exact path: order inside a commit, scopes, sums over contributions, what is measured."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
@@ -151,3 +152,21 @@ def test_state_is_made_for_workers_that_push_and_survives_a_round_trip():
     restored.load_state_dict(path.state_dict())
     apply(layout, weights, restored, 1.0)
     assert compensation.calls[0][2] == {"own": 1.0, "all": 2.0}
+
+
+@pytest.mark.parametrize(("device", "pieces"), [("cpu", 4), ("cuda", 1)])
+def test_a_piece_fits_a_cores_cache_and_on_cuda_is_all(device, pieces):
+    class Stateless(Notes):
+        def state_spec(self):
+            return {}
+
+        def compensate(self, g, w, backup, state, facts):
+            return super().compensate(g, w, backup, {}, facts)
+
+    compensation, flat = Stateless(), torch.ones(200_000)
+    layout = dataclasses.replace(FlatLayout.of([flat]), device=torch.device(device))  # nothing is made on it
+    path = ExactPath(Rule(compensation, tardigrad.rule("asgd").optimizer), layout)
+    path.apply(flat, [Part(0, torch.ones(200_000), flat.clone(), facts())])
+    assert len(compensation.calls) == pieces
+    assert sum(shape[0] for shape, *_ in compensation.calls) == 200_000
+    assert flat.max().item() == flat.min().item() == 0.0

@@ -69,7 +69,7 @@ def test_an_unfinished_run_is_run_anew(tmp_path, damage):
     (place / "weights.safetensors").write_bytes(b"torn")
     outcomes = run_comparison(tiny(), tmp_path / "out")
     assert sum(not outcome.reused for outcome in outcomes) == 1
-    assert finished_status(place) == "finished"
+    assert finished_status(place, tiny().runs()[1]) == "finished"
     assert (place / "weights.safetensors").read_bytes() == whole
 
 
@@ -105,3 +105,35 @@ def test_an_unknown_algorithm_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(UnknownName, match="nothing"):
         run_comparison(tiny(algorithms=("asgd", "nothing")), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_other_defaults_is_not_taken_for_this_one(tmp_path):
+    grid = tiny(algorithms=("asgd",), seeds=(0,))
+    run_comparison(grid, tmp_path / "out")
+    place = tmp_path / "out" / grid.runs()[0].directory_name
+    stored = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(stored | {"straggler_factor": 11.0}))
+    assert finished_status(place, grid.runs()[0]) is None
+    before = (place / "summary.json").read_bytes()
+    (outcome,) = run_comparison(grid, tmp_path / "out")
+    assert outcome.status == "failed"
+    assert "finished run" in outcome.message
+    assert (place / "summary.json").read_bytes() == before
+
+
+def test_a_comparison_stops_in_time_and_goes_on(tmp_path, monkeypatch):
+    whole = run_comparison(tiny(), tmp_path / "whole")
+    asked = iter([False] * 4 + [True] * 100)  # the clock of the first run runs out after a few commits
+    monkeypatch.setattr("tardigrad.compare.time.time", lambda: 2.0 if next(asked) else 0.0)
+    first = run_comparison(tiny(), tmp_path / "out", deadline=1.0)
+    assert [outcome.status for outcome in first] == ["stopped"] * 6
+    begun = tmp_path / "out" / tiny().runs()[0].directory_name
+    assert "stopped at version 4" in first[0].message  # one question before the run, four after commits
+    assert [path for path in (tmp_path / "out").iterdir() if path.is_dir()] == [begun]
+    monkeypatch.undo()
+    second = run_comparison(tiny(), tmp_path / "out")
+    assert [outcome.status for outcome in second] == ["finished"] * 6
+    for outcome in whole:
+        one, two = (tmp_path / name / outcome.config.directory_name for name in ("whole", "out"))
+        for file in ("weights.safetensors", "log.jsonl"):
+            assert (one / file).read_bytes() == (two / file).read_bytes()

@@ -24,6 +24,7 @@ PUBLIC = {
     "Task",
     "__version__",
     "register_rule",
+    "resume",
     "rule",
     "train",
 }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tardigrad.rules.base import make_rule as rule
     from tardigrad.server import ParameterServer
     from tardigrad.tasks.base import Task
-    from tardigrad.training import Run, train
+    from tardigrad.training import Run, resume, train
 
 _HOMES = {
     "Commit": "tardigrad.records:Commit",
@@ -35,6 +35,7 @@ _HOMES = {
     "Task": "tardigrad.tasks.base:Task",
     "register_rule": "tardigrad.rules:register_rule",
     "rule": "tardigrad.rules.base:make_rule",
+    "resume": "tardigrad.training:resume",
     "train": "tardigrad.training:train",
 }
 
@@ -52,6 +53,7 @@ __all__ = [
     "Task",
     "__version__",
     "register_rule",
+    "resume",
     "rule",
     "train",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 
@@ -27,9 +26,3 @@ def is_finite(push: Push) -> bool:
     """
     norm = float(torch.linalg.vector_norm(push.gradient)) if push.norm is None else push.norm
     return math.isfinite(norm) or bool(torch.isfinite(push.gradient).all())
-
-
-def with_own_tensors(push: Push) -> Push:
-    """The same push with copies of its tensors, so that the caller may use its buffers again."""
-    buffers = {name: tensor.clone() for name, tensor in push.buffers.items()}
-    return replace(push, gradient=push.gradient.clone(), buffers=buffers)

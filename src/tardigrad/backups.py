@@ -5,6 +5,10 @@ Workers that read the same version share its copy, so a synchronous round costs 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from torch import Tensor
 
 
@@ -54,17 +58,18 @@ class Backups:
         """Bytes of all copies, free ones included."""
         return sum(tensor.numel() * tensor.element_size() for tensor in [*self._copies.values(), *self._free])
 
-    def state_dict(self) -> dict[str, dict[int, object]]:
-        """Which worker reads which version, and a copy of each version read."""
+    def state_dict(self) -> dict[str, Any]:
+        """Which worker reads which version, a copy of each version read, and how many buffers are free."""
         return {
             "versions": dict(self._version_of),
             "copies": {version: copy.clone() for version, copy in self._copies.items()},
+            "free": len(self._free),
         }
 
-    def load_state_dict(self, state: dict[str, dict[int, object]]) -> None:
-        """Restore what `state_dict` gave."""
-        self._copies = {int(v): c.clone() for v, c in state["copies"].items() if isinstance(c, Tensor)}
-        self._version_of = {int(w): v for w, v in state["versions"].items() if isinstance(v, int)}
+    def load_state_dict(self, state: Mapping[str, Any], *, like: Tensor) -> None:
+        """Restore what `state_dict` gave, in tensors of the device and dtype of ``like``."""
+        self._copies = {int(v): torch.empty_like(like).copy_(copy) for v, copy in state["copies"].items()}
+        self._version_of = {int(worker): version for worker, version in state["versions"].items()}
         held = list(self._version_of.values())
         self._readers = {version: held.count(version) for version in self._copies}
-        self._free = []
+        self._free = [torch.empty_like(like) for _ in range(state["free"])]

@@ -11,7 +11,7 @@ with every result:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,11 @@ def persistent_buffers(model: nn.Module) -> Buffers:
     """A model's buffers that belong to its state (not those it can compute again), by name; its own tensors."""
     kept = model.state_dict(keep_vars=True)
     return {name: buffer for name, buffer in model.named_buffers() if name in kept}
+
+
+def copy_into(buffers: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Write values into buffers of the same names; there may be fewer values."""
+    _copy_all([buffers[name] for name in values], list(values.values()))
 
 
 class BufferStore:
@@ -68,7 +73,7 @@ class BufferStore:
     def commit(self, worker: int, buffers: Mapping[str, Tensor]) -> None:
         """A push of this worker was committed with these buffers (copied)."""
         if self._initial and buffers:
-            self._own[worker] = self._latest = {name: buffers[name].detach().clone() for name in self._initial}
+            self._own[worker] = self._latest = _copy({name: buffers[name].detach() for name in self._initial})
 
     def forget(self, worker: int) -> None:
         """A new life of the worker starts from the policy's value."""
@@ -89,8 +94,11 @@ class BufferStore:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        self._own = {int(worker): _copy(own) for worker, own in state["own"].items()}
-        self._latest = _copy(state["latest"])
+        self._own = {int(worker): self._like_initial(own) for worker, own in state["own"].items()}
+        self._latest = self._like_initial(state["latest"])
+
+    def _like_initial(self, buffers: Mapping[str, Tensor]) -> Buffers:
+        return {name: torch.empty_like(tensor).copy_(buffers[name]) for name, tensor in self._initial.items()}
 
 
 def _mean(values: list[Tensor]) -> Tensor:
@@ -100,4 +108,13 @@ def _mean(values: list[Tensor]) -> Tensor:
 
 
 def _copy(buffers: Mapping[str, Tensor]) -> Buffers:
-    return {name: tensor.clone() for name, tensor in buffers.items()}
+    copies = {name: torch.empty_like(tensor) for name, tensor in buffers.items()}
+    copy_into(copies, buffers)
+    return copies
+
+
+def _copy_all(places: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy many small tensors; those of one type are one kernel on CUDA, where a ResNet-20 would take 57."""
+    for dtype in {value.dtype for value in values}:
+        chosen = [number for number, value in enumerate(values) if value.dtype == dtype]
+        torch._foreach_copy_([places[number] for number in chosen], [values[number] for number in chosen])

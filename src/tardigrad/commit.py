@@ -4,7 +4,7 @@ Order inside a commit, always: gradient as pushed -> compensate, against the pus
 sum over the contributions -> coupled weight decay, momentum, step (the optimizer's equations).
 
 ``exact`` is eager PyTorch in torch.optim's own forms; it carries every bitwise law. It walks over the flat buffers
-in blocks that fit the cache, so no temporary is ever of the model's size where the rule is elementwise.
+in blocks that fit the cache, so on a CPU no temporary is ever of the model's size where the rule is elementwise.
 """
 
 from __future__ import annotations
@@ -68,18 +68,21 @@ class ExactPath(CommitPath):
     Args:
         rule: compensation and optimizer.
         layout: of the flat buffers.
-        block: elements walked over at once where the rule is elementwise.
+        block: elements walked over at once where the rule is elementwise; None: what fits a core's cache, and on CUDA,
+            where a piece more is a few kernels more, all.
     """
 
     name: ClassVar[str] = "exact"
 
-    def __init__(self, rule: Rule, layout: FlatLayout, *, block: int = _BLOCK) -> None:
+    def __init__(self, rule: Rule, layout: FlatLayout, *, block: int | None = None) -> None:
         self._rule = rule
         self._layout = layout
         self._sharing = dict(rule.compensation.state_spec())
         self._shared: State = {name: layout.zeros() for name, how in self._sharing.items() if how == SHARED}
         self._own: dict[int, State] = {}
         self._velocity: State = {name: layout.zeros() for name in rule.optimizer.state_spec()}
+        if block is None:
+            block = layout.size if layout.device.type == "cuda" else _BLOCK
         self._views = {scope: _views(scope, layout, block) for scope in ("element", "tensor", "model")}
 
     @torch.no_grad()
@@ -116,8 +119,8 @@ class ExactPath(CommitPath):
             for name, tensor in after.items():
                 state[name].copy_(tensor)
             if norms is not None:
-                norms[0] += _square_sum(repaired - g)
-                norms[1] += _square_sum(g)
+                for place, norm in enumerate(_norms(repaired - g, g)):
+                    norms[place] += norm**2
             if part.weight != 1.0:
                 repaired = repaired.mul(part.weight)
             total = repaired if total is None else total.add(repaired)
@@ -186,8 +189,10 @@ def _views(scope: Scope | str, layout: FlatLayout, block: int) -> list[_View]:
     ]
 
 
-def _square_sum(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor).item()) ** 2
+def _norms(*tensors: Tensor) -> list[float]:
+    """Their L2 norms, in one transfer."""
+    norms: list[float] = torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]).tolist()
+    return norms
 
 
 COMMIT_PATHS = Registry("commit path", {"exact": "tardigrad.commit:ExactPath"})

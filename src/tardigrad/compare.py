@@ -1,16 +1,18 @@
 """`compare`: every algorithm under the same learning rates, workers and seeds; resumable.
 
 All runs of one seed share initial weights, order of samples and delays. A run whose directory is finished is not
-run again, so a comparison that was stopped goes on where it was.
+run again, and one that was stopped goes on from its checkpoint, so a comparison that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 
 from tardigrad.algorithms import DEFAULT, configure
 from tardigrad.config import FORMAT, RunConfig
-from tardigrad.errors import Diverged, InvalidArgument, RunDirectoryError, TardigradError
+from tardigrad.errors import Diverged, InvalidArgument, RunDirectoryError, Stopped, TardigradError
 from tardigrad.hyperparameters import require_integer
 from tardigrad.imports import import_all
 from tardigrad.recipes import load_recipe
@@ -78,7 +80,8 @@ class Outcome:
 
     Attributes:
         config: the run's.
-        status: "finished", "diverged", or "failed" with the traceback in ``message``.
+        status: "finished", "diverged", "stopped" where the time was up before its end, or "failed" with the traceback
+            in ``message``.
         reused: whether it had been run before.
     """
 
@@ -99,6 +102,7 @@ def run_comparison(
     *,
     jobs: int = 1,
     finished: Callable[[Outcome], None] = lambda outcome: None,
+    deadline: float = math.inf,
 ) -> list[Outcome]:
     """Run what is not yet finished below ``directory``.
 
@@ -107,36 +111,62 @@ def run_comparison(
         directory: holds comparison.json and one run directory per run.
         jobs: runs at a time, each in a process of its own; 1: in this process.
         finished: called after each run, those found finished first.
+        deadline: seconds of the epoch (`time.time`) at which to stop; what runs then is kept in a checkpoint.
 
     Returns:
         One outcome per run. A run that fails does not stop the others.
     """
-    require_integer("compare", "jobs", jobs, low=1)
     runs = comparison.runs()
     if not runs:
         raise InvalidArgument("the comparison has no run: name at least one seed and one algorithm.")
-    _prepare(directory, comparison)
+    prepare_directory(directory, comparison.as_json())
+    return run_all(runs, directory, jobs=jobs, finished=finished, deadline=deadline)
+
+
+def run_all(
+    runs: Sequence[RunConfig],
+    directory: Path,
+    *,
+    jobs: int = 1,
+    finished: Callable[[Outcome], None] = lambda outcome: None,
+    deadline: float = math.inf,
+) -> list[Outcome]:
+    """Run what is not yet finished of ``runs``; see `run_comparison`."""
+    require_integer("compare", "jobs", jobs, low=1)
     outcomes, todo = [], []
     for config in runs:
-        status = finished_status(directory / config.directory_name)
+        status = finished_status(directory / config.directory_name, config)
         if status is None:
             todo.append(config)
         else:
             outcomes.append(Outcome(config, status, reused=True))
             finished(outcomes[-1])
-    for outcome in _in_turn(todo, directory) if jobs == 1 else _side_by_side(todo, directory, jobs):
+    work = _in_turn(todo, directory, deadline) if jobs == 1 else _side_by_side(todo, directory, deadline, jobs)
+    for outcome in work:
         outcomes.append(outcome)
         finished(outcome)
     return outcomes
 
 
-def finished_status(directory: Path) -> str | None:
-    """The status of a run that need not be run again, else None."""
+def finished_status(directory: Path, config: RunConfig) -> str | None:
+    """The status of a run of this configuration that need not be run again, else None."""
+    status = _status(directory)
+    if status not in _DONE:
+        return None
     try:
-        status = json.loads((directory / "summary.json").read_text())["status"]
+        stored = RunConfig.from_json(json.loads((directory / "config.json").read_text()))
+    except (OSError, ValueError, InvalidArgument):
+        return None
+    # A directory's name leaves out settings at their defaults, and defaults may change with the version.
+    return status if stored.computes == config.computes else None
+
+
+def _status(directory: Path) -> str | None:
+    """What the summary says, None where there is none."""
+    try:
+        return str(json.loads((directory / "summary.json").read_text())["status"])
     except (OSError, ValueError, KeyError):
         return None
-    return status if status in _DONE else None
 
 
 def default_jobs() -> int:
@@ -144,24 +174,25 @@ def default_jobs() -> int:
     return max(1, len(os.sched_getaffinity(0)))
 
 
-def _prepare(directory: Path, comparison: Comparison) -> None:
+def prepare_directory(directory: Path, plan: Mapping[str, Any]) -> None:
+    """Make the directory of a comparison and write its plan; one that holds other things is refused, untouched."""
     if directory.exists() and any(directory.iterdir()) and not (directory / "comparison.json").exists():
         raise RunDirectoryError(f"{directory} holds files that are not a comparison; name another directory.")
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "comparison.json", comparison.as_json())
+    write_json(directory / "comparison.json", plan)
 
 
-def _in_turn(todo: Sequence[RunConfig], directory: Path) -> Iterator[Outcome]:
+def _in_turn(todo: Sequence[RunConfig], directory: Path, deadline: float) -> Iterator[Outcome]:
     for config in todo:
-        yield _run_one(config, directory)
+        yield _run_one(config, directory, deadline)
 
 
-def _side_by_side(todo: Sequence[RunConfig], directory: Path, jobs: int) -> Iterator[Outcome]:
+def _side_by_side(todo: Sequence[RunConfig], directory: Path, deadline: float, jobs: int) -> Iterator[Outcome]:
     if not todo:
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context) as pool:
-        futures: list[Future[Outcome]] = [pool.submit(_run_one, config, directory) for config in todo]
+        futures: list[Future[Outcome]] = [pool.submit(_run_one, config, directory, deadline) for config in todo]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -170,12 +201,16 @@ def _side_by_side(todo: Sequence[RunConfig], directory: Path, jobs: int) -> Iter
             raise
 
 
-def _run_one(config: RunConfig, directory: Path) -> Outcome:
+def _run_one(config: RunConfig, directory: Path, deadline: float) -> Outcome:
     place = directory / config.directory_name
-    if place.exists() and (place / "summary.json").exists():
-        (place / "summary.json").unlink()  # of a run that was interrupted: it is run anew
+    if time.time() >= deadline:
+        return Outcome(config, "stopped")
+    if _status(place) not in (None, *_DONE):
+        (place / "summary.json").unlink()  # of a run that was interrupted: it goes on, or is run anew
     try:
-        train(config, directory=place)
+        train(config, directory=place, stop=None if math.isinf(deadline) else lambda: time.time() >= deadline)
+    except Stopped as error:
+        return Outcome(config, "stopped", str(error))
     except Diverged as error:
         return Outcome(config, "diverged", str(error))
     except TardigradError as error:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tardigrad.errors import InvalidArgument
-from tardigrad.hyperparameters import require_choice, require_integer, require_number
+from tardigrad.hyperparameters import require_choice, require_flag, require_integer, require_number
 from tardigrad.specs import as_declared
 
 FORMAT = 1
-_NOT_IDENTITY = ("label", "imports", "recipe")
+_NOT_IDENTITY = ("label", "imports", "recipe", "data_dir", "checkpoint_every")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class RunConfig:
     task: str = "digits"
     """What to train: a registered task, with its own keywords in brackets."""
     rule: str = "dc-asgd"
-    """What a late gradient becomes: asgd, dc-asgd, dc-asgd-c, dc-asgd-a, staleness-lr; 'dc-asgd-a(lambda0=4)'."""
+    """What a late gradient becomes: asgd, dc-asgd, dc-asgd-c, 'dc-asgd-a(lambda0=4)', staleness-lr, clipping, or a
+    control such as "its-length(of='dc-asgd-a')"."""
     optimizer: str = "sgd"
     """The step it makes: 'sgd(momentum=0.9, nesterov=True, weight_decay=5e-4)'."""
     lr: float = 0.1
@@ -52,7 +53,8 @@ class RunConfig:
     batchnorm: Literal["mean", "latest", "recalibrate"] = "mean"
     """Which BatchNorm statistics an evaluation uses."""
     delay: str = "gamma(mean=1.0, machine_cv=0.1, task_cv=0.1)"
-    """How long a gradient takes in virtual time: 'constant(1)', exponential, 'gamma(machine_cv=0.6)', lognormal."""
+    """How long a gradient takes in virtual time: 'constant(1)', uniform, 'gamma(machine_cv=0.6)', lognormal,
+    'shifted-exponential(shift=0.5)', exponential, 'pareto(shape=2.5)', phases, 'trace("runs/mine")'."""
     speeds: tuple[float, ...] = ()
     """One factor for each worker: a worker of speed 2 needs half the time. Empty: all alike."""
     straggler_probability: float = 0.0
@@ -79,6 +81,17 @@ class RunConfig:
     """Threads that compute a gradient."""
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What a forward pass computes in: bfloat16 is autocast; weights and gradients stay float32. On CPUs without
+    AVX-512 bfloat16 is many times slower."""
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    """Of images and of the weights of convolutions."""
+    cuda_graph: bool = True
+    """On CUDA, capture a gradient's computation once and replay it."""
+    data_dir: str = ""
+    """Folder with data sets; empty: TARDIGRAD_DATA, else a cache folder."""
+    checkpoint_every: float = 0.0
+    """Minutes between checkpoints; 0: only when a run is stopped."""
     imports: tuple[str, ...] = ()
     """Modules or Python files to import first: those that register your own rules and tasks."""
     label: str = ""
@@ -97,9 +110,19 @@ class RunConfig:
 
     @property
     def digest(self) -> str:
-        """Six letters that tell one configuration from another; its names do not count."""
-        content = {key: value for key, value in self.as_json().items() if key not in _NOT_IDENTITY}
+        """Six letters that tell one configuration from another.
+
+        Names do not count, nor does a setting at its default: so a setting that is new in a later version leaves the
+        digests of older runs as they were.
+        """
+        default = RunConfig().as_json()
+        content = {key: value for key, value in self.computes.items() if value != default[key]}
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=3).hexdigest()
+
+    @property
+    def computes(self) -> dict[str, Any]:
+        """The settings that decide what is computed: all but names and places."""
+        return {key: value for key, value in self.as_json().items() if key not in _NOT_IDENTITY}
 
     @property
     def directory_name(self) -> str:
@@ -152,4 +175,8 @@ def _check(config: RunConfig) -> None:
     require_integer("run", "seed", config.seed, low=0)
     require_choice("run", "on_stale", config.on_stale, ("reject", "reweight"))
     require_choice("run", "leases", config.leases, ("dynamic", "static"))
+    require_number("run", "checkpoint_every", config.checkpoint_every, low=0.0, high=float("inf"), include_high=False)
+    require_choice("run", "precision", config.precision, ("float32", "bfloat16"))
+    require_choice("run", "memory_format", config.memory_format, ("contiguous", "channels_last"))
+    require_flag("run", "cuda_graph", config.cuda_graph)
     require_choice("run", "batchnorm", config.batchnorm, ("mean", "latest", "recalibrate"))

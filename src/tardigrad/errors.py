@@ -6,7 +6,9 @@ TardigradError
 │   └── GradientError                  a pushed gradient whose shape, dtype or device is not the weights'
 ├── ProtocolError (RuntimeError)       a call at a moment when it has no meaning (a pull that must wait)
 ├── Diverged (ArithmeticError)         the weights are no longer finite
+├── Stopped (RuntimeError)             a run was stopped where it can go on
 ├── RunDirectoryError (OSError)        a run directory that is missing, damaged or unfinished
+├── DataError (OSError)                data files that are missing, damaged or not what was published
 ├── MissingDependencyError (ImportError)   an optional package is needed
 └── UnsupportedPlatform (RuntimeError)     neither Linux nor a CPU or CUDA device
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class TardigradError(Exception):
@@ -59,8 +62,29 @@ class Diverged(TardigradError, ArithmeticError):
         )
 
 
+class Stopped(TardigradError, RuntimeError):
+    """A run was stopped before its end, as asked; its directory holds a checkpoint from which it goes on.
+
+    Attributes:
+        directory: the run's.
+        version: the server's version at which it was stopped.
+    """
+
+    def __init__(self, directory: Path, version: int) -> None:
+        self.directory = directory
+        self.version = version
+        super().__init__(
+            f"the run was stopped at version {version}. It goes on from there when the same configuration is trained "
+            f"into {directory} again."
+        )
+
+
 class RunDirectoryError(TardigradError, OSError):
     """A run directory that is missing, damaged or unfinished."""
+
+
+class DataError(TardigradError, OSError):
+    """Data files that are missing, damaged or not what was published; nothing in them was run."""
 
 
 class MissingDependencyError(TardigradError, ImportError):

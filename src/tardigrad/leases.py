@@ -187,12 +187,18 @@ class Leases:
     def _settle(self, lease: Lease) -> None:
         self._settled[lease.epoch] = self._settled.get(lease.epoch, 0) + lease.samples
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain data. Leases outstanding now count as returned: whoever restores has no worker computing them."""
-        returned = sorted([*self._returned, *self._outstanding])
+    def state_dict(self, *, under_way: bool = False) -> dict[str, Any]:
+        """Plain data.
+
+        Leases outstanding now count as returned, since whoever restores has no worker computing them; unless
+        ``under_way``: then they stay outstanding.
+        """
+        outstanding = sorted(self._outstanding)
+        returned = sorted(self._returned if under_way else [*self._returned, *outstanding])
         return {
             "cursor": self._cursor,
             "returned": [_plain(lease) for lease in returned],
+            "outstanding": [_plain(lease) for lease in outstanding] if under_way else [],
             "queues": {worker: [_plain(lease) for lease in queue] for worker, queue in self._queues.items()},
             "rejections": [[_plain(lease), count] for lease, count in self._rejections.items()],
             "settled": dict(self._settled),
@@ -205,7 +211,7 @@ class Leases:
         """Restore what `state_dict` gave."""
         self._cursor = (state["cursor"][0], state["cursor"][1])
         self._returned = [Lease(*lease) for lease in state["returned"]]
-        self._outstanding = set()
+        self._outstanding = {Lease(*lease) for lease in state["outstanding"]}
         self._queues = {int(w): deque(Lease(*lease) for lease in queue) for w, queue in state["queues"].items()}
         self._rejections = {Lease(*lease): count for lease, count in state["rejections"]}
         self._settled = {int(epoch): count for epoch, count in state["settled"].items()}

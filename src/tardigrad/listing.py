@@ -41,13 +41,15 @@ def print_lists(kinds: Sequence[str]) -> None:
             _print_section(kind, {name: _describe(registry, name) for name in registry.names()})
     if not kinds or "algorithms" in kinds:
         presets = {name: ", ".join(f"{k}={v}" for k, v in preset.items()) for name, preset in PRESETS.items()}
-        _print_section("algorithms (for compare; every rule is one too)", presets)
+        shown = {name: text.replace("{wait_for}", "three quarters of the workers") for name, text in presets.items()}
+        _print_section("algorithms (for compare; every rule is one too)", shown)
 
 
 def _print_section(title: str, rows: dict[str, str]) -> None:
     print(title)
+    width = max(18, *map(len, rows)) if rows else 18
     for name, text in rows.items():
-        print(f"  {name:<18} {text}")
+        print(f"  {name:<{width}} {text}")
     print()
 
 

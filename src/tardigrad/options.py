@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,6 +11,7 @@ from typing import Literal
 import tyro
 
 from tardigrad.config import RunConfig
+from tardigrad.errors import InvalidArgument
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +21,22 @@ class TrainOptions:
     config: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
     directory: Path | None = None
     """Where to record; by default a new directory below runs/."""
+    stop_after: str = ""
+    """Stop cleanly after so long, such as 9m or 1h30m; tardigrad train --resume RUN goes on."""
     dry_run: bool = False
     """Print the resolved configuration and the memory it needs, and stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeOptions:
+    """Go on with a run that was stopped, or killed after a checkpoint, bit for bit as if nothing had happened."""
+
+    run: tyro.conf.Positional[Path]
+    """Its directory."""
+    stop_after: str = ""
+    """Stop cleanly after so long, such as 9m or 1h30m."""
+    data_dir: str = ""
+    """Folder with data sets; empty: TARDIGRAD_DATA, else a cache folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +48,59 @@ class CompareOptions:
     """
 
     algorithms: tuple[str, ...] = ()
-    """sequential, ssgd, ssgd-linear, and any rule: 'dc-asgd-a(lambda0=4)'. Empty: the paper's and dc-asgd."""
+    """sequential, ssgd, ssgd-linear, m-synchronous, and any rule: 'dc-asgd-a(lambda0=4)'. Empty: the paper's and
+    dc-asgd; with --tuned also m-synchronous and staleness-lr."""
     workers: tuple[int, ...] = ()
     """Numbers of workers. Empty: the recipe's."""
     lrs: tuple[float, ...] = ()
-    """Learning rates. Empty: the recipe's."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of initial weights, order of samples and delays."""
+    """Learning rates. Empty: the recipe's; with --tuned each algorithm searches five of its own."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of initial weights, order of samples and delays. Empty: 0 1 2; with --tuned 1 2 3 4 5."""
+    tuned: bool = False
+    """Give every algorithm the same trials on other seeds, choose by validation data, then compare best against best,
+    and all at the untouched recipe."""
+    finer: int = 2
+    """With --tuned: trials beside the best learning rate, an even number; of lambda0 where a rule has one."""
+    tune_seeds: tuple[int, ...] = (0,)
+    """With --tuned: seeds of the trials."""
+    controls: bool = False
+    """With --tuned: add the arms that tell compensation from a smaller step, and clipping alone."""
+    controls_of: str = "dc-asgd-a"
+    """With --controls: the algorithm they are controls of."""
     jobs: int | Literal["auto"] = 1
     """Runs at a time, each in a process of its own; auto: one for each core."""
+    stop_after: str = ""
+    """Stop cleanly after so long, such as 9m or 1h30m; the same command goes on where this one stopped."""
     directory: Path | None = None
     """Where to put the runs and the report; by default runs/compare-RECIPE."""
     dry_run: bool = False
     """Print the runs and the memory one needs, and stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuneOptions:
+    """Give every algorithm the same trials and say what is best for each, by validation data.
+
+    ``tardigrad compare RECIPE --tuned`` with the same options goes on from there. Every setting of ``tardigrad train
+    RECIPE --help`` is accepted too and holds for all runs.
+    """
+
+    algorithms: tuple[str, ...] = ()
+    """As in tardigrad compare --tuned. Empty: the same eight."""
+    workers: tuple[int, ...] = ()
+    """Numbers of workers. Empty: the recipe's."""
+    lrs: tuple[float, ...] = ()
+    """One common grid of learning rates. Empty: each algorithm searches five of its own, from the recipe's on."""
+    finer: int = 2
+    """Trials beside the best learning rate, an even number; of lambda0 where a rule has one."""
+    tune_seeds: tuple[int, ...] = (0,)
+    """Seeds of the trials."""
+    jobs: int | Literal["auto"] = 1
+    """Runs at a time, each in a process of its own; auto: one for each core."""
+    stop_after: str = ""
+    """Stop cleanly after so long, such as 9m or 1h30m; the same command goes on where this one stopped."""
+    directory: Path | None = None
+    """Where to put the runs; by default runs/compare-RECIPE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +111,22 @@ class ReportOptions:
     """Run directories, or folders of runs."""
     output: Path | None = None
     """Folder for report.html and the pictures; by default the first run directory's report/."""
+
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+def seconds_of(duration: str) -> float:
+    """Seconds of a duration such as ``90``, ``90s``, ``9m`` or ``1h30m``; infinite for an empty one.
+
+    Raises:
+        InvalidArgument: for anything else, or for no time at all.
+    """
+    if not duration:
+        return math.inf
+    match = _DURATION.fullmatch(duration.replace(" ", ""))
+    hours, minutes, seconds = (float(part or 0.0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+    total = 3600.0 * hours + 60.0 * minutes + seconds
+    if total <= 0.0:
+        raise InvalidArgument(f"{duration!r} is not a duration above 0; type 9m, 90s or 1h30m.")
+    return total

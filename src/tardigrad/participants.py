@@ -13,7 +13,7 @@ from typing import Any
 from tardigrad.consistency import Consistency
 from tardigrad.errors import InvalidArgument, ProtocolError
 from tardigrad.leases import Leases
-from tardigrad.records import Lease
+from tardigrad.records import Lease, RejectReason
 
 
 @dataclass(slots=True)
@@ -116,6 +116,15 @@ class Participants:
             self._records[worker].waiting = False
             self.park(worker)
 
+    def hand_back(self, lease: Lease | None, reason: RejectReason) -> bool:
+        """A push was not applied: its lease, if it has one, comes back. Return True if it is given up instead."""
+        if self._leases is None or lease is None:
+            return False
+        if reason == "non-finite":
+            return self._leases.reject(lease, reason)
+        self._leases.give_back(lease)
+        return False
+
     def park(self, worker: int) -> None:
         """Take an idle worker for which no samples are left out of the consistency."""
         record = self._records.get(worker)
@@ -154,16 +163,30 @@ class Participants:
         self._idle.discard(worker)
         del self._records[worker]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Incarnation and last sequence number of each, and how many lives each worker there ever was has begun."""
+    def state_dict(self, *, under_way: bool = False) -> dict[str, Any]:
+        """Incarnation and last sequence number of each, and how many lives each worker there ever was has begun.
+
+        With ``under_way`` also who holds an outstanding pull and which lease, and whose push waits.
+        """
         records = {worker: [record.incarnation, record.sequence] for worker, record in self._records.items()}
-        return {"records": records, "lives": dict(self._lives)}
+        doing = {worker: _doing(record) for worker, record in self._records.items()} if under_way else {}
+        return {"records": records, "lives": dict(self._lives), "under_way": doing}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave; nobody holds an outstanding pull."""
+        """Restore what `state_dict` gave; whoever is not named as under way begins by pulling."""
         self._lives = {int(worker): lives for worker, lives in state["lives"].items()}
         self._records = {
             int(worker): WorkerRecord(incarnation=incarnation, sequence=sequence)
             for worker, (incarnation, sequence) in state["records"].items()
         }
-        self._idle = set(self._records)
+        for worker, (outstanding, waiting, lease) in state["under_way"].items():
+            record = self._records[int(worker)]
+            record.outstanding, record.waiting = outstanding, waiting
+            record.lease = None if lease is None else Lease(*lease)
+        self._idle = {worker for worker, record in self._records.items() if not record.outstanding}
+
+
+def _doing(record: WorkerRecord) -> list[Any]:
+    lease = record.lease
+    plain = None if lease is None else [lease.epoch, lease.start, lease.stop]
+    return [record.outstanding, record.waiting, plain]

@@ -90,7 +90,7 @@ class CompareProgress:
     """How many runs of a comparison are done.
 
     Args:
-        total: runs in all.
+        total: runs in all, at most.
     """
 
     def __init__(self, total: int) -> None:

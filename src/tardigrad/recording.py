@@ -6,6 +6,8 @@
     evaluations.jsonl   one line per evaluation
     summary.json        written last, at once: a run without it is unfinished
     weights.safetensors the final weights and buffers by name
+    checkpoint-*        of a run that has not ended: see `tardigrad.checkpoint`
+    undone-N.jsonl      events after the checkpoint that a run was taken up again from; undone-N-evaluations.jsonl
 
 The log is the schedule: with the header's settings it says which worker read which version, computed which samples
 and was committed when, so the run can be computed again.
@@ -17,12 +19,14 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,7 @@ import torch
 from torch import Tensor
 
 from tardigrad._version import __version__
+from tardigrad.checkpoint import has_checkpoint, is_checkpoint_file
 from tardigrad.config import RunConfig
 from tardigrad.engines.base import Evaluation, Observer
 from tardigrad.errors import RunDirectoryError
@@ -41,6 +46,8 @@ from tardigrad.records import Commit, Lease, Push, Rejected, Snapshot
 FORMAT = 1
 _BEGUN = {"config.json", "environment.json", "log.jsonl", "evaluations.jsonl"}
 _FILES = _BEGUN | {"weights.safetensors", "summary.json", "config.tmp", "environment.tmp", "summary.tmp"}
+_UNDONE = re.compile(r"undone-(\d+)(-evaluations)?\.jsonl")
+GROWING = ("log.jsonl", "evaluations.jsonl")
 EVENTS = {
     "pull": ["time", "worker", "incarnation", "version", "lease"],
     "commit": ["time", "version", "lr", "live", "contributions", "compensation_ratio"],
@@ -59,11 +66,47 @@ def create_directory(directory: Path) -> None:
     held = {path.name for path in directory.iterdir()} if directory.exists() else set()
     if "summary.json" in held and held.issuperset(_BEGUN):
         raise RunDirectoryError(f"{directory} holds a finished run; name another directory or remove it.")
-    if held and not (held.issuperset(_BEGUN) and held.issubset(_FILES)):
+    foreign = [name for name in held - _FILES if not (is_checkpoint_file(name) or _UNDONE.fullmatch(name))]
+    if held and (foreign or not held.issuperset(_BEGUN)):
         raise RunDirectoryError(f"{directory} holds files that are not a run; name another directory.")
     for name in held:
         (directory / name).unlink()
     directory.mkdir(parents=True, exist_ok=True)
+
+
+def may_go_on(directory: Path) -> bool:
+    """Whether a directory holds a run that did not end, with a checkpoint."""
+    if not directory.is_dir() or not all((directory / name).is_file() for name in _BEGUN):
+        return False
+    ended = directory / "summary.json"
+    return has_checkpoint(directory) and (not ended.exists() or _status(ended) == "interrupted")
+
+
+def cut_back(directory: Path, lengths: Mapping[str, int]) -> None:
+    """Go back to a checkpoint: its log and its evaluations end there, what came after moves to ``undone-N``.
+
+    Args:
+        directory: of the run.
+        lengths: for each of `GROWING`, how many bytes stay.
+    """
+    numbers = [int(found[1]) for path in directory.iterdir() if (found := _UNDONE.fullmatch(path.name))]
+    undone = f"undone-{max(numbers, default=0) + 1}"
+    for name, suffix in zip(GROWING, ("", "-evaluations"), strict=True):
+        with (directory / name).open("r+b") as file:
+            file.seek(lengths[name])
+            tail = file.read()
+            if tail:
+                (directory / f"{undone}{suffix}.jsonl").write_bytes(tail)
+            file.truncate(lengths[name])
+    for name in ("summary.json", "weights.safetensors"):
+        (directory / name).unlink(missing_ok=True)
+
+
+def _status(summary: Path) -> str:
+    try:
+        return str(json.loads(summary.read_text())["status"])
+    except (ValueError, KeyError):
+        return "unreadable"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -124,11 +167,15 @@ class Recorder(Observer):
     """Writes a run directory while the run goes on.
 
     Args:
-        directory: an empty one.
+        directory: an empty one; or, with ``state``, one that was `cut_back`.
         config: the resolved configuration.
         layout: of the weights, for header and final weights.
         samples_per_epoch: size of the training set.
         metric: description of the task's metric for reports.
+        state: what `state_dict` gave, to go on.
+
+    Attributes:
+        evaluations: all so far.
     """
 
     def __init__(
@@ -139,6 +186,7 @@ class Recorder(Observer):
         layout: FlatLayout,
         samples_per_epoch: int,
         metric: Mapping[str, Any],
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self.directory = directory
         self._layout = layout
@@ -148,12 +196,50 @@ class Recorder(Observer):
         self._rejected: Counter[str] = Counter()
         self._lost = 0
         self._commits = 0
-        self._last: Evaluation | None = None
-        write_json(directory / "config.json", config.as_json())
-        write_json(directory / "environment.json", environment(config))
-        self._log = (directory / "log.jsonl").open("w", buffering=1 << 16)
-        self._evaluations = (directory / "evaluations.jsonl").open("w", buffering=1)
-        self._log.write(json.dumps(self._header(config, samples_per_epoch)) + "\n")
+        self.evaluations: list[Evaluation] = []
+        if state is None:
+            write_json(directory / "config.json", config.as_json())
+            write_json(directory / "environment.json", environment(config))
+        else:
+            self._go_on(state, config, samples_per_epoch)
+        mode = "w" if state is None else "a"
+        self._log = (directory / "log.jsonl").open(mode, buffering=1 << 16)
+        self._evaluations = (directory / "evaluations.jsonl").open(mode, buffering=1)
+        if state is None:
+            self._log.write(json.dumps(self._header(config, samples_per_epoch)) + "\n")
+
+    def _go_on(self, state: Mapping[str, Any], config: RunConfig, samples_per_epoch: int) -> None:
+        """Restore the counts and the evaluations, and note in what environment the run goes on."""
+        self._commits, self._lost, self._ratios = state["commits"], state["lost"], list(state["ratios"])
+        self._rejected = Counter(state["rejected"])
+        self._staleness = {
+            int(worker): Counter({int(staleness): number for staleness, number in counts.items()})
+            for worker, counts in state["staleness"].items()
+        }
+        lines = (self.directory / "evaluations.jsonl").read_text().splitlines()
+        read = partial(Evaluation.from_json, samples_per_epoch=samples_per_epoch)
+        self.evaluations = [read(json.loads(line)) for line in lines]
+        known = json.loads((self.directory / "environment.json").read_text())
+        known.setdefault("resumed", []).append(environment(config) | {"commits": self._commits})
+        write_json(self.directory / "environment.json", known)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts for the summary. Log and evaluations are on the disk up to here when this returns."""
+        for file in (self._log, self._evaluations):
+            file.flush()
+            os.fsync(file.fileno())
+        return {
+            "commits": self._commits,
+            "lost": self._lost,
+            "ratios": list(self._ratios),
+            "rejected": dict(self._rejected),
+            "staleness": {worker: dict(counts) for worker, counts in self._staleness.items()},
+        }
+
+    def close(self) -> None:
+        """Close the files of a run that is to go on later; it has no summary."""
+        self._log.close()
+        self._evaluations.close()
 
     def _header(self, config: RunConfig, samples_per_epoch: int) -> dict[str, Any]:
         return {
@@ -167,7 +253,8 @@ class Recorder(Observer):
             "layout": self._layout.hash,
             "commit_path": config.commit_path,
             "threads": config.threads,
-            "memory_format": "contiguous",
+            "memory_format": config.memory_format,
+            "precision": config.precision,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "torch": torch.__version__,
             "seed": config.seed,
@@ -214,7 +301,7 @@ class Recorder(Observer):
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """One line of evaluations.jsonl; the log on disk then reaches at least as far."""
-        self._last = evaluation
+        self.evaluations.append(evaluation)
         self._log.flush()
         self._evaluations.write(json.dumps(evaluation.as_json()) + "\n")
 
@@ -226,8 +313,8 @@ class Recorder(Observer):
 
     def finish(self, status: str, *, message: str, memory: Mapping[str, int]) -> dict[str, Any]:
         """Write the summary and close the files."""
-        self._log.close()
-        self._evaluations.close()
+        self.close()
+        last = self.evaluations[-1] if self.evaluations else None
         every = Counter[int]()
         for counts in self._staleness.values():
             every.update(counts)
@@ -236,11 +323,11 @@ class Recorder(Observer):
             "format": FORMAT,
             "status": status,
             "message": message,
-            "version": self._last.version if self._last else 0,
-            "samples": self._last.samples if self._last else 0,
-            "epoch": self._last.epoch if self._last else 0.0,
-            "time": self._last.time if self._last else 0.0,
-            "wall": self._last.wall if self._last else 0.0,
+            "version": last.version if last else 0,
+            "samples": last.samples if last else 0,
+            "epoch": last.epoch if last else 0.0,
+            "time": last.time if last else 0.0,
+            "wall": last.wall if last else 0.0,
             "commits": self._commits,
             "rejected": dict(self._rejected),
             "lost_samples": self._lost,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tardigrad.admission import is_finite, refusal, with_own_tensors
+from tardigrad.admission import is_finite, refusal
 from tardigrad.backups import Backups
 from tardigrad.buffers import BufferStore
 from tardigrad.commit import COMMIT_PATHS, CommitPath, Part
@@ -35,6 +35,7 @@ from tardigrad.records import (
     Snapshot,
 )
 from tardigrad.rules.base import Rule
+from tardigrad.waiting import WaitingPushes
 
 LearningRate = float | Callable[[int], float]
 _FRUITLESS = 3  # rejections in a row, per worker, that may be the samples' fault: as many as give up a lease
@@ -100,7 +101,7 @@ class ParameterServer:
         self._path: CommitPath = COMMIT_PATHS.load(commit_path)(rule, self.layout)
         self.buffers = BufferStore(buffers or {}, batchnorm)
         self._participants = Participants(self.consistency, leases)
-        self._waiting: dict[int, tuple[Push, int]] = {}  # worker -> its held push, and the version it read
+        self._waiting = WaitingPushes()
         self._fruitless = 0
         for worker in range(require_integer("server", "workers", workers, low=1)):
             self.join(worker)
@@ -148,17 +149,17 @@ class ParameterServer:
         Raises:
             ProtocolError: when the consistency makes this worker wait; see `ready`.
         """
-        lease = self._participants.start(worker)
+        self._participants.start(worker)
         backup = self._backups.take(worker, self.version, self._flat)
-        flat = backup.clone() if copy else backup
-        return Snapshot(
-            version=self.version,
-            weights=self.layout.views(flat) if copy else [],
-            lease=lease,
-            flat=flat,
-            buffers=self.buffers.hand_out(worker, self._participants, copy=copy),
-            incarnation=self._participants.record(worker).incarnation,
-        )
+        buffers = self.buffers.hand_out(worker, self._participants, copy=copy)
+        return self._snapshot(worker, backup.clone() if copy else backup, buffers, shaped=copy)
+
+    def outstanding(self, worker: int, buffers: Mapping[str, Tensor]) -> Snapshot:
+        """What this worker's last pull handed out, not copied, with the buffers it was handed (the engine's to keep).
+
+        For an engine that goes on from a state taken ``under_way``.
+        """
+        return self._snapshot(worker, self._backups.of(worker), buffers, shaped=False)
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -231,13 +232,12 @@ class ParameterServer:
             return self._rejected(push, "stale")
         self._participants.unpark(push.worker)
         self.consistency.arrive(push.worker)
-        self._waiting[push.worker] = (push, read)
+        self._waiting.add(push, read)
         record.waiting = True
         commit = self.settle(worker=push.worker)
         if commit is not None:
             return commit
-        # The caller may use its buffer again, so a push that waits keeps a copy.
-        self._waiting[push.worker] = (with_own_tensors(push), read)
+        self._waiting.own(push.worker)
         return Held(self.version, push.worker, staleness)
 
     def exchange(
@@ -256,8 +256,7 @@ class ParameterServer:
         due = self.consistency.due()
         if not due:
             return None
-        entries = [self._waiting.pop(member) for member in due]
-        commit = self._apply(entries, due[-1] if worker is None else worker)
+        commit = self._apply(self._waiting.take(due), due[-1] if worker is None else worker)
         self.consistency.committed(due)
         for member in due:
             self._participants.released(member)
@@ -286,6 +285,10 @@ class ParameterServer:
             raise Diverged(self.version, "the weights are no longer finite")
 
     # -- inside ----------------------------------------------------------------------------------------------
+
+    def _snapshot(self, worker: int, flat: Tensor, buffers: Mapping[str, Tensor], *, shaped: bool) -> Snapshot:
+        record, weights = self._participants.record(worker), self.layout.views(flat) if shaped else []
+        return Snapshot(self.read_version(worker), weights, record.lease, flat, buffers, record.incarnation)
 
     def _apply(self, entries: Sequence[tuple[Push, int]], worker: int) -> Commit:
         total = sum(push.samples for push, _ in entries)
@@ -323,12 +326,7 @@ class ParameterServer:
             self._backups.drop(push.worker)
 
     def _rejected(self, push: Push, reason: RejectReason, *, keep_lease: bool = False) -> Rejected:
-        lost = False
-        if self.leases is not None and push.lease is not None and not keep_lease:
-            if reason == "non-finite":
-                lost = self.leases.reject(push.lease, reason)
-            else:
-                self.leases.give_back(push.lease)
+        lost = not keep_lease and self._participants.hand_back(push.lease, reason)
         self._participants.park(push.worker)
         staleness = self.version - self.read_version(push.worker)
         return Rejected(self.version, push.worker, staleness, reason, push.lease, lost)
@@ -343,14 +341,15 @@ class ParameterServer:
 
     # -- state -----------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, under_way: bool = False) -> dict[str, Any]:
         """The whole state, copied: what is needed to continue bit for bit.
 
         Leases handed out but not finished count as returned, and no worker holds an outstanding pull: whoever
-        restores has workers that begin by pulling, or that push against the backups stored here.
+        restores has workers that begin by pulling, or that push against the backups stored here. With
+        ``under_way`` leases stay with their workers, whose snapshots `outstanding` makes again, and pushes wait.
         """
-        if self._waiting:
-            raise ProtocolError("a synchronous round is under way; take the state after its commit.")
+        if self._waiting and not under_way:
+            raise ProtocolError("a synchronous round is under way; take the state after its commit, or under_way=True.")
         return {
             "version": self.version,
             "samples_applied": self.samples_applied,
@@ -359,8 +358,10 @@ class ParameterServer:
             "path": self._path.state_dict(),
             "buffers": self.buffers.state_dict(),
             "consistency": self.consistency.state_dict(),
-            "leases": None if self.leases is None else self.leases.state_dict(),
-            "workers": self._participants.state_dict(),
+            "leases": None if self.leases is None else self.leases.state_dict(under_way=under_way),
+            "workers": self._participants.state_dict(under_way=under_way),
+            "waiting": self._waiting.state_dict(),
+            "fruitless": self._fruitless if under_way else 0,
             "made_with": self._made_with(),
         }
 
@@ -381,15 +382,15 @@ class ParameterServer:
                 raise InvalidArgument(f"the state belongs to a server with {part} {given}, this one has {mine}.")
         self.version, self.samples_applied = state["version"], state["samples_applied"]
         self._flat.copy_(state["weights"])
-        self._backups.load_state_dict(state["backups"])
+        self._backups.load_state_dict(state["backups"], like=self._flat)
         self._path.load_state_dict(state["path"])
         self.buffers.load_state_dict(state["buffers"])
         self.consistency.load_state_dict(state["consistency"])
         if self.leases is not None and state["leases"] is not None:
             self.leases.load_state_dict(state["leases"])
         self._participants.load_state_dict(state["workers"])
-        self._waiting.clear()
-        self._fruitless = 0
+        self._waiting.load_state_dict(state["waiting"], device=self.layout.device)
+        self._fruitless = state["fruitless"]
 
     def bytes_held(self) -> dict[str, int]:
         """Bytes of weights, backups and rule state held now."""

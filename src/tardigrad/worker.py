@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from tardigrad.buffers import persistent_buffers
+from tardigrad.arithmetic import Arithmetic
+from tardigrad.buffers import copy_into, persistent_buffers
+from tardigrad.gradients import Capture, Gradient, ReplayedGradient, cuda_graph
 from tardigrad.layout import FlatLayout, attach, trainable
 from tardigrad.leases import epoch_permutation
 from tardigrad.records import Lease, Push, Snapshot
@@ -17,33 +21,43 @@ class Worker:
     """Computes gradients of a task.
 
     Its model's parameters are views of one flat buffer, and so is what it pushes: a gradient is written once.
-    Weights and buffers arrive with every snapshot, and whatever is random in the model is drawn from (seed, epoch,
-    position of the lease): the same snapshot gives the same push wherever and whenever it is computed.
+    Weights and buffers arrive with every snapshot, and whatever is random in model and augmentation is drawn from
+    (seed, epoch, position of the lease): the same snapshot gives the same push wherever and whenever it is computed.
 
     Args:
         task: what to train, its data on ``device``.
         seed: of the run.
-        device: where to compute.
+        arithmetic: how to compute, and on which device.
+        capture: what captures a gradient's computation to be replayed; None: on CUDA a graph, unless the arithmetic
+            says otherwise, elsewhere nothing.
     """
 
-    def __init__(self, task: Task, *, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, task: Task, *, seed: int, arithmetic: Arithmetic | None = None, capture: Capture | None = None
+    ) -> None:
         self._task = task
         self._seed = seed
-        self.model = task.make_model(seed, device).train()
+        self._arithmetic = arithmetic or Arithmetic()
+        self.model = self._arithmetic.place(task.make_model(seed)).train()
         self.layout = FlatLayout.of_model(self.model)
         self._parameters: list[Tensor] = [parameter for _, parameter in trainable(self.model)]
         self._flat = self.layout.pack([parameter.detach() for parameter in self._parameters])
         attach(self.layout, self.model, self._flat)
-        self._gradient = self.layout.zeros()
-        self._gradient_views = self.layout.views(self._gradient)
         self._buffers = persistent_buffers(self.model)
         self._orders: dict[int, Tensor] = {}
-        self._generator = _generator_of(torch.device(device))
+        self._generator = _generator_of(torch.device(self._arithmetic.device))
+        self._augmentation = torch.Generator()  # on the CPU: the same draws whatever the device
+        self._gradient = self._computation(capture)
 
     @property
     def buffers(self) -> dict[str, Tensor]:
         """The model's persistent buffers by name, as they are now."""
         return self._buffers
+
+    @property
+    def computation(self) -> str:
+        """How gradients are computed, for the record: eager, replayed, or eager and why. Known after the first."""
+        return self._gradient.described
 
     @property
     def weights(self) -> list[Tensor]:
@@ -59,13 +73,11 @@ class Worker:
         if lease is None:
             raise ValueError("the snapshot has no lease: there is nothing to compute")
         self._flat.copy_(snapshot.flat)  # the buffer itself is no leaf of a graph: no torch.no_grad() is needed
-        for name, value in snapshot.buffers.items():
-            self._buffers[name].copy_(value)
-        loss = self._backward(lease)
-        norm = float(torch.linalg.vector_norm(self._gradient))
+        copy_into(self._buffers, snapshot.buffers)
+        loss, norm = self._gradient.compute(*self._batch(lease))
         return Push(
             worker=worker,
-            gradient=self._gradient,
+            gradient=self._gradient.flat,
             lease=lease,
             samples=lease.samples,
             incarnation=snapshot.incarnation,
@@ -74,24 +86,40 @@ class Worker:
             buffers=self._buffers,
         )
 
+    def _computation(self, capture: Capture | None) -> Gradient | ReplayedGradient:
+        """How a gradient is computed: eager, or captured and replayed."""
+        gradient = Gradient(self.model, self._task.loss, layout=self.layout, arithmetic=self._arithmetic)
+        if capture is None and self._arithmetic.on_cuda and self._arithmetic.cuda_graph:
+            capture = partial(cuda_graph, device=self.layout.device)
+        if capture is None:
+            return gradient
+        generators = {id(each): each for each in (torch.default_generator, self._generator)}
+        return ReplayedGradient(
+            gradient, state=list(self._buffers.values()), generators=list(generators.values()), capture=capture
+        )
+
     def _order(self, epoch: int) -> Tensor:
         """The epoch's permutation on the device; two are kept, since workers straddle the end of an epoch."""
         order = self._orders.get(epoch)
         if order is None:
             permutation = epoch_permutation(len(self._task.train), self._seed, epoch)
-            order = torch.from_numpy(permutation.copy()).to(self._task.train.inputs.device)
+            order = torch.from_numpy(permutation.copy()).to(self._task.train.inputs.device, non_blocking=True)
             self._orders = {known: held for known, held in self._orders.items() if known > epoch - 2} | {epoch: order}
         return order
 
-    def _backward(self, lease: Lease) -> float:
-        train = self._task.train
+    def _batch(self, lease: Lease) -> tuple[Tensor, Tensor]:
+        """The lease's inputs and targets; what the model draws at random will be the lease's too."""
         index = self._order(lease.epoch)[lease.start : lease.stop]
         self._generator.manual_seed(derive_seed(self._seed, "model noise", lease.epoch, lease.start))
-        outputs = self.model(train.inputs[index])
-        loss = self._task.loss(outputs, train.targets[index])
-        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
-        torch._foreach_copy_(self._gradient_views, gradients)
-        return float(loss.detach())
+        return self._arithmetic.lay_out(self._inputs(lease, index)), self._task.train.targets[index]
+
+    def _inputs(self, lease: Lease, index: Tensor) -> Tensor:
+        """The lease's inputs as the model takes them, augmented where the task asks for it."""
+        inputs = self._task.prepared(self._task.train.inputs[index])
+        if self._task.augment is None:
+            return inputs
+        self._augmentation.manual_seed(derive_seed(self._seed, "augmentation", lease.epoch, lease.start))
+        return self._task.augment(inputs, self._augmentation)
 
 
 def _generator_of(device: torch.device) -> torch.Generator:

@@ -5,6 +5,9 @@
 * Eq. 14: MS <- m MS + (1 - m) g^2, lambda_t = lambda_0 / sqrt(MS + eps); MS = 0 at first, one per worker or shared.
 * damped: E = lambda_t g^2 becomes E / (1 + lr E), and the compensation is E (w - w_bak).
 * clip: |lambda_t g (w - w_bak)| <= clip in each coordinate.
+* controls, of the g' that another rule makes of g: sign-flipped 2 g - g'; sign-random g' where ``kept(version)`` and
+  2 g - g' elsewhere; its-length g |g'| / |g|; its-direction g' |g| / |g'|.
+* clipping: g min(1, max_norm / |g|).
 * then d = g + wd w, v = momentum v + (1 - dampening) d (v = d at first), and w <- w - lr v, or - lr (d + momentum v).
 """
 
@@ -15,11 +18,25 @@ class Twin:
     """The server's weights, one vector of float64."""
 
     def __init__(
-        self, w0, name, *, lr, lambda0=0.0, m=None, eps=1e-7, clip=None, damped=False, shared=False, power=None
+        self,
+        w0,
+        name,
+        *,
+        lr,
+        lambda0=0.0,
+        m=None,
+        eps=1e-7,
+        clip=None,
+        damped=False,
+        shared=False,
+        power=None,
+        of=None,
+        kept=None,
+        max_norm=None,
     ):
         self.w, self.lr, self.name = w0.copy(), lr, name
         self.lambda0, self.m, self.eps, self.clip, self.damped, self.shared = lambda0, m, eps, clip, damped, shared
-        self.power = power
+        self.power, self.of, self.kept, self.max_norm = power, of, kept, max_norm
         self.w0, self.backup, self.read = w0.copy(), {}, {}
         self.mean_square = {}
         self.version = 0
@@ -32,14 +49,28 @@ class Twin:
 
     def push(self, worker, g):
         staleness = self.version - self.read.get(worker, 0)
-        self.step(self.repaired(worker, g, staleness))
+        self.step(self.spoilt(g, self.repaired(self.of or self.name, worker, g, staleness)))
         self.version += 1
         return staleness
 
-    def repaired(self, worker, g, staleness):
-        if self.name == "staleness-lr":
+    def spoilt(self, g, repaired):
+        lengths = np.sqrt(np.sum(g**2)), np.sqrt(np.sum(repaired**2))
+        if self.name == "sign-flipped":
+            return g - (repaired - g)
+        if self.name == "sign-random":
+            return g + np.where(self.kept(self.version), 1.0, -1.0) * (repaired - g)
+        if self.name == "its-length":
+            return g * lengths[1] / lengths[0]
+        if self.name == "its-direction":
+            return repaired * lengths[0] / lengths[1]
+        return repaired
+
+    def repaired(self, name, worker, g, staleness):
+        if name == "staleness-lr":
             return g / max(1, staleness) ** self.power
-        if self.name == "asgd":
+        if name == "clipping":
+            return g * min(1.0, self.max_norm / np.sqrt(np.sum(g**2)))
+        if name == "asgd":
             return g
         distance = self.w - self.backup.get(worker, self.w0)
         lambda_t = self.lambda_t(worker, g)

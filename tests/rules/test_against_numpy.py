@@ -7,6 +7,7 @@ from numpy_twin import Twin
 
 import tardigrad
 from tardigrad.rules import COMPENSATIONS
+from tardigrad.seeding import random_stream
 
 SIZES = ((5, 3), (7,), ())
 COUNT = sum(int(np.prod(size)) for size in SIZES)
@@ -31,7 +32,17 @@ RULES = [
         {"lambda0": 2.0, "m": 0.5, "clip": 0.05, "damped": True},
     ),
     ("dc-asgd", {}, {"lambda0": 8.0, "m": 0.95, "damped": True}),
+    ("clipping", {"max_norm": 4.5}, {"max_norm": 4.5}),
 ]
+CONTROLS = ["sign-flipped", "sign-random", "its-length", "its-direction"]
+# (what is wrapped, the twin's keywords); as written, sign-flipped needs a small lambda0 to stay where numbers are small
+WRAPPED = [
+    ("dc-asgd-a(lambda0=0.5)", {"of": "dc-asgd-a", "lambda0": 0.5, "m": 0.95}),
+    ("dc-asgd-a(lambda0=0.5, shared=True)", {"of": "dc-asgd-a", "lambda0": 0.5, "m": 0.95, "shared": True}),
+    ("dc-asgd-c(lambda0=0.2)", {"of": "dc-asgd-c", "lambda0": 0.2}),
+    ("staleness-lr", {"of": "staleness-lr", "power": 1.0}),
+]
+RULES += [(name, {"of": of}, twin) for name in CONTROLS for of, twin in WRAPPED]
 OPTIMIZERS = [
     {},
     {"weight_decay": 0.02},
@@ -44,6 +55,14 @@ def shaped(vector):
     """One vector as tensors of SIZES."""
     parts = np.split(vector, np.cumsum([int(np.prod(size)) for size in SIZES])[:-1])
     return [torch.from_numpy(part.copy()).reshape(size) for part, size in zip(parts, SIZES, strict=True)]
+
+
+def coins(layout, version):
+    """The coin of each coordinate: one bit, lowest first, for each place of the flat buffer, its gaps included."""
+    octets = random_stream(0, "sign-random", version).bytes(-(-layout.size // 8))
+    bits = np.unpackbits(np.frombuffer(octets, np.uint8), bitorder="little")
+    places = [offset + np.arange(np.prod(size, dtype=int)) for offset, size in zip(layout.offsets, SIZES, strict=True)]
+    return bits[np.concatenate(places)] == 1
 
 
 def script(length=200):
@@ -64,6 +83,7 @@ def test_200_pushes_of_3_workers_agree(name, keywords, twin_keywords, optimizer)
     twin = Twin(w0, name, lr=lr, **twin_keywords)
     vars(twin).update(optimizer)
     server = tardigrad.ParameterServer(shaped(w0), tardigrad.rule(name, **keywords, **optimizer), lr=lr, workers=3)
+    twin.kept = lambda version: coins(server.layout, version)
     seen = set()
     for worker, push in script():
         if not push:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -78,6 +78,21 @@ class Evaluation:
             record[split] = {name: _finite(value) for name, value in scores.items()}
         return record | ({"diverged": True} if self.diverged else {})
 
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], *, samples_per_epoch: int) -> Evaluation:
+        """The inverse of `as_json`, but that ``wall`` is rounded; None becomes NaN."""
+        splits = {name: scores for name, scores in record.items() if isinstance(scores, dict) and name != "train"}
+        return cls(
+            **{name: record[name] for name in ("version", "samples", "time", "wall", "lr")},
+            epoch=record["samples"] / samples_per_epoch,
+            train_loss=record["train"]["loss"],
+            scores={
+                split: {name: math.nan if value is None else value for name, value in scores.items()}
+                for split, scores in splits.items()
+            },
+            diverged=record.get("diverged", False),
+        )
+
 
 class Observer:
     """Told of everything that happens, in order. Every method does nothing unless overridden."""
@@ -127,12 +142,27 @@ class Engine(ABC):
         self.job = job
 
     @abstractmethod
-    def run(self) -> None:
-        """Train until every lease is finished or lost.
+    def run(self, pause: Callable[[], bool] | None = None) -> bool:
+        """Train until every lease is finished or lost, or until ``pause`` says True.
+
+        Args:
+            pause: asked after each push that was taken in, when `state_dict` may be called and something is left to
+                do.
+
+        Returns:
+            Whether all is done. If not, another call goes on.
 
         Raises:
             Diverged: after a last evaluation, of the diverged weights, was recorded.
         """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state, copied, the server's and what is under way included: dicts, lists, tensors, numbers."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave, into a new engine with an equal job; `run` then goes on from there."""
 
 
 @dataclass(slots=True)
@@ -195,6 +225,17 @@ class EvaluationClock:
             observer.evaluated(evaluation)
         self._since = perf_counter()
         return evaluation
+
+    def state_dict(self) -> dict[str, Any]:
+        """When the next evaluation is due, what was evaluated last, and what was noted since."""
+        training = self._training + perf_counter() - self._since
+        return {"next": self._next, "version": self._version, "losses": list(self._losses), "training": training}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave; the seconds in between do not count."""
+        self._next, self._version = state["next"], state["version"]
+        self._losses, self._training = list(state["losses"]), state["training"]
+        self._since = perf_counter()
 
     def _settled(self) -> int:
         """Samples applied or given up: what an epoch is counted by, so that lost samples delay no evaluation."""

@@ -8,7 +8,8 @@ but what an exchange copies anyway.
 from __future__ import annotations
 
 import heapq
-from itertools import count
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tardigrad.engines.base import Engine, EvaluationClock, Job
 from tardigrad.errors import Diverged
@@ -21,20 +22,51 @@ class SimulatedEngine(Engine):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self._arrivals: list[tuple[float, int, int]] = []
-        self._tie = count()
+        self._sent = 0  # pushes so far: of two that arrive at one moment, the one sent first is served first
+        self._begun = False
         self._snapshots: dict[int, Snapshot] = {}
         self._clock = EvaluationClock(job)
         self._now = 0.0
         size = job.server.layout.numel * job.server.flat.element_size()
         self._transfer = job.network.transfer(size)
 
-    def run(self) -> None:
+    def run(self, pause: Callable[[], bool] | None = None) -> bool:
         """Train until every lease is finished or lost; see the base class."""
-        self._clock.evaluate(0.0)
-        self._start_ready()
+        if not self._begun:
+            self._begun = True
+            self._clock.evaluate(0.0)
+            self._start_ready()
         while self._arrivals:
             self._serve()
+            if pause is not None and self._arrivals and pause():
+                return False
         self._clock.finish(self._now)
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The heap, the times and what the workers hold; a snapshot's weights are the server's own backup."""
+        held = {worker: dict(snapshot.buffers) for worker, snapshot in self._snapshots.items()}
+        return {
+            "server": self.job.server.state_dict(under_way=True),
+            "times": self.job.times.state_dict(),
+            "clock": self._clock.state_dict(),
+            "arrivals": [list(arrival) for arrival in self._arrivals],
+            "sent": self._sent,
+            "now": self._now,
+            "buffers": {worker: {name: t.clone() for name, t in own.items()} for worker, own in held.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave; see the base class."""
+        server = self.job.server
+        server.load_state_dict(state["server"])
+        self.job.times.load_state_dict(state["times"])
+        self._clock.load_state_dict(state["clock"])
+        self._arrivals = [(time, tie, worker) for time, tie, worker in state["arrivals"]]
+        self._sent, self._now, self._begun = state["sent"], state["now"], True
+        for worker, held in state["buffers"].items():
+            buffers = {name: tensor.to(server.layout.device, copy=True) for name, tensor in held.items()}
+            self._snapshots[int(worker)] = server.outstanding(int(worker), buffers)
 
     def _serve(self) -> None:
         """Take in the push that arrives next; the server is free again ``service`` seconds later."""
@@ -65,7 +97,8 @@ class SimulatedEngine(Engine):
             for observer in job.observers:
                 observer.pulled(self._now, worker, snapshot)
             seconds = 2.0 * self._transfer + job.times.next(worker, snapshot.lease.samples)
-            heapq.heappush(self._arrivals, (self._now + seconds, next(self._tie), worker))
+            heapq.heappush(self._arrivals, (self._now + seconds, self._sent, worker))
+            self._sent += 1
 
     def _tell(self, push: Push, result: PushResult) -> None:
         if isinstance(result, Commit):

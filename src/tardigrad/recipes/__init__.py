@@ -9,6 +9,9 @@ from tardigrad.specs import Registry
 RECIPES = Registry(
     "recipe",
     {
+        "cifar10-small": "tardigrad.recipes.cifar10:cifar10_small",
+        "cifar10-resnet20": "tardigrad.recipes.cifar10:cifar10_resnet20",
+        "cifar10-resnet20-warmup": "tardigrad.recipes.cifar10:cifar10_resnet20_warmup",
         "digits": "tardigrad.recipes.digits:digits",
         "quadratic": "tardigrad.recipes.quadratic:quadratic",
     },

@@ -12,6 +12,11 @@ COMPENSATIONS = Registry(
         "dc-asgd-c": "tardigrad.rules.dc_asgd:DCASGDConstant",
         "dc-asgd-a": "tardigrad.rules.dc_asgd:DCASGDAdaptive",
         "staleness-lr": "tardigrad.rules.staleness_lr:StalenessLR",
+        "sign-flipped": "tardigrad.rules.controls:SignFlipped",
+        "sign-random": "tardigrad.rules.controls:SignRandom",
+        "its-length": "tardigrad.rules.controls:ItsLength",
+        "its-direction": "tardigrad.rules.controls:ItsDirection",
+        "clipping": "tardigrad.rules.clipping:Clipping",
     },
     group="tardigrad.rules",
 )

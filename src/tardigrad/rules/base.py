@@ -29,12 +29,15 @@ class Compensation(ABC):
         scope: ``element``, ``tensor`` or ``model``; what `compensate` must see at once.
         reads_backup: whether `compensate` reads ``backup``; if not, none need be kept.
         baseline: name of the rule it equals bit for bit at staleness 0.
+        strength: the keyword that says how strongly it acts, such as ``lambda0``: what is tuned beside the learning
+            rate; None where there is none.
     """
 
     name: ClassVar[str]
     scope: ClassVar[Scope] = "element"
     reads_backup: ClassVar[bool] = False
     baseline: ClassVar[str] = "asgd"
+    strength: ClassVar[str | None] = None
 
     def state_spec(self) -> Mapping[str, Sharing]:
         """Names of the state tensors (shaped as the weights, starting at zero), kept per worker or shared."""

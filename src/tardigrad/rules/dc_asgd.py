@@ -90,6 +90,7 @@ class DCASGDConstant(Compensation):
     scope: ClassVar[Scope] = "element"
     reads_backup: ClassVar[bool] = True
     baseline: ClassVar[str] = "asgd"
+    strength: ClassVar[str | None] = "lambda0"
 
     lambda0: float = 0.04
     clip_compensation: float | None = None
@@ -128,6 +129,7 @@ class DCASGDAdaptive(Compensation):
     scope: ClassVar[Scope] = "element"
     reads_backup: ClassVar[bool] = True
     baseline: ClassVar[str] = "asgd"
+    strength: ClassVar[str | None] = "lambda0"
 
     lambda0: float = 2.0
     mean_square_decay: float = 0.95

@@ -92,6 +92,10 @@ class Task:
         test: examples to report on, never to choose on.
         validation: examples to choose on (learning rate, lambda0); None where there are none.
         metric: how outputs are judged beside the loss; None: by the loss alone.
+        prepare: what a batch of inputs becomes before the model sees it, in training and evaluation alike, such as
+            pixels of 0 to 255 becoming normalised numbers; None: they are ready.
+        augment: (prepared inputs, generator) -> inputs of the same shape, on training batches only; every random
+            number comes from the generator, which is seeded for each lease. None: no augmentation.
     """
 
     name: str
@@ -101,12 +105,18 @@ class Task:
     test: Split
     validation: Split | None = None
     metric: Metric | None = None
+    prepare: Callable[[Tensor], Tensor] | None = None
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
 
-    def make_model(self, seed: int, device: torch.device | str = "cpu") -> nn.Module:
-        """A new model, the same for the same seed; the global generator is left as it was."""
+    def make_model(self, seed: int) -> nn.Module:
+        """A new model on the CPU, the same for the same seed; the global generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "model"))
-            return self.model().to(device)
+            return self.model()
+
+    def prepared(self, inputs: Tensor) -> Tensor:
+        """A batch of inputs as the model takes it."""
+        return inputs if self.prepare is None else self.prepare(inputs)
 
     def splits(self) -> dict[str, Split]:
         """The splits that are evaluated, by name."""
