@@ -162,6 +162,10 @@ def test_commands_on_pages(page, line, shown, monkeypatch, capsys):
     words = shlex.split(line, comments=True)[1:]
     if words[:1] == ["report"]:
         words = ["report", "--help"]  # the runs it names are the reader's
+    if words[:2] == ["train", "--resume"]:
+        words = ["train", "--resume", "--help"]
+    if "cifar10" in line and words[:1] in (["train"], ["compare"]) and "TARDIGRAD_DATA" not in os.environ:
+        pytest.skip("CIFAR-10 is not in TARDIGRAD_DATA")
     if words[:1] in (["train"], ["compare"]) and not {"--dry-run", "--help"} & set(words):
         words = [*words, "--dry-run"]
     assert not words or words[0].startswith("-") or words[0] in COMMANDS or shown.startswith("tardigrad: ")

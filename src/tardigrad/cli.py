@@ -209,8 +209,8 @@ def _tune(words: list[str]) -> int:
 
     options, base, title = _grid_options("tune", words, TuneOptions)
     from tardigrad.algorithms import TUNED
-    from tardigrad.progress import CompareProgress
-    from tardigrad.tuning import Budget, Stages, TunedComparison, print_choices
+    from tardigrad.progress import CompareProgress, print_choices
+    from tardigrad.tuning import Budget, Stages, TunedComparison
 
     budget = Budget(options.lrs, options.finer, options.tune_seeds)
     grid = TunedComparison(base, options.algorithms or TUNED, options.workers, seeds=(), budget=budget)
@@ -296,11 +296,14 @@ def _write_report(runs: list[Path], output: Path) -> None:
     from tardigrad.metrics.runs import find_runs
     from tardigrad.metrics.verdict import as_text, verdict
     from tardigrad.report.page import write_page
+    from tardigrad.report.rows import write_rows
     from tardigrad.report.table import final_table, render
 
-    comparison = compare_runs(find_runs(runs))
+    found = find_runs(runs)
+    comparison = compare_runs(found)
+    write_rows(found, output / "runs.csv")
     try:
-        last_words = f"\npage: {write_page(comparison, output).html}"
+        last_words = f"\npage: {write_page(comparison, output).html}; the numbers: {output / 'runs.csv'}"
     except MissingDependencyError as error:
         last_words = f"\nno page: {error}"
     console = Console()

@@ -116,6 +116,7 @@ def run_comparison(
     Returns:
         One outcome per run. A run that fails does not stop the others.
     """
+    require_integer("compare", "jobs", jobs, low=1)
     runs = comparison.runs()
     if not runs:
         raise InvalidArgument("the comparison has no run: name at least one seed and one algorithm.")
@@ -132,7 +133,6 @@ def run_all(
     deadline: float = math.inf,
 ) -> list[Outcome]:
     """Run what is not yet finished of ``runs``; see `run_comparison`."""
-    require_integer("compare", "jobs", jobs, low=1)
     outcomes, todo = [], []
     for config in runs:
         status = finished_status(directory / config.directory_name, config)

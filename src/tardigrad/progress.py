@@ -1,20 +1,25 @@
-"""Progress: a live line on a terminal, plain lines now and then where there is none."""
+"""Progress: a live line on a terminal, plain lines now and then where there is none; and what tuning chose."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
+from collections.abc import Sequence
 from time import perf_counter
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from tardigrad.compare import Outcome
 from tardigrad.config import RunConfig
 from tardigrad.engines.base import Evaluation, Observer
 from tardigrad.records import Commit, Push, Rejected
+from tardigrad.rules.base import make_rule
 from tardigrad.tasks.base import Metric
+from tardigrad.tuning import Choice, Trial
 
 _RECENT = 50  # commits that the loss and the staleness shown are averaged over
 
@@ -122,3 +127,26 @@ class CompareProgress:
         self._bar.update(self._task, completed=done, state=state)
         if not self._live and (done == self._total or done % max(1, self._total // 10) == 0):
             self._console.print(f"{done} of {self._total} runs: {state}", highlight=False, soft_wrap=True)
+
+
+def print_choices(choices: Sequence[Choice]) -> None:
+    """Print what was chosen for each algorithm, and from what."""
+    if not choices:
+        return
+    table = Table(box=None, pad_edge=False, title="Chosen by validation data; every algorithm had the same trials")
+    for heading in ("algorithm", "workers", "lr", "rule", "validation", "tried: learning rate (strength): score"):
+        table.add_column(heading, justify="left", overflow="fold")
+    for choice in choices:
+        best, config = choice.best, choice.arm.config
+        tried = ", ".join(f"{trial.lr:g}{_strength(trial)}: {_shown(trial)}" for trial in choice.trials)
+        table.add_row(config.label, str(config.workers), f"{best.lr:g}", best.rule, _shown(best), tried)
+    Console().print(table)
+
+
+def _strength(trial: Trial) -> str:
+    compensation = make_rule(trial.rule).compensation
+    return f" ({getattr(compensation, compensation.strength):g})" if compensation.strength else ""
+
+
+def _shown(trial: Trial) -> str:
+    return f"{trial.score:.4g}" if math.isfinite(trial.score) else trial.status

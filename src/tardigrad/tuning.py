@@ -20,9 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from tardigrad.algorithms import CONTROLS, TUNED, configure, control_of
 from tardigrad.assembling import build_task, resolve_rule
 from tardigrad.compare import Outcome, prepare_directory, run_all
@@ -142,7 +139,8 @@ class TunedComparison:
     def most_runs(self) -> int:
         """How many runs there are at most: fewer where an algorithm's best is the untouched recipe."""
         treated = sum(arm.name == self.controls_of for arm in self.arms())
-        return self.trials() + 2 * len(self.seeds) * (len(self.arms()) + treated * len(CONTROLS))
+        controls = treated * (2 * len(CONTROLS) + ("asgd" in self.algorithms))
+        return self.trials() + len(self.seeds) * (2 * len(self.arms()) + controls)
 
     def as_json(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """Plain data for comparison.json."""
@@ -231,6 +229,7 @@ class Stages:
         """The trials. The choices are empty where the time was up before the last trial."""
         comparison = self.comparison
         import_all(comparison.base.imports)
+        require_integer("tune", "jobs", self.jobs, low=1)
         _require_validation(comparison.base)
         prepare_directory(self.directory, comparison.as_json([]))
         tried: dict[Arm, list[_Setting]] = {arm: [] for arm in comparison.arms()}
@@ -293,8 +292,16 @@ def final_runs(comparison: TunedComparison, choices: Sequence[Choice]) -> Iterat
             for lr, rule in points:
                 yield choice.arm.at(lr, rule, seed)
                 if choice.arm.name == comparison.controls_of:
-                    for name in CONTROLS:
-                        yield control_of(name, choice.arm.at(lr, rule, seed))
+                    yield from _controls(choices, choice, lr, rule, seed)
+
+
+def _controls(choices: Sequence[Choice], treated: Choice, lr: float, rule: str, seed: int) -> Iterator[RunConfig]:
+    """The controls of one point, and ASGD at its learning rate."""
+    for name in CONTROLS:
+        yield control_of(name, treated.arm.at(lr, rule, seed))
+    for choice in choices:
+        if choice.arm.name == "asgd" and choice.arm.config.workers == treated.arm.config.workers:
+            yield choice.arm.at(lr, choice.arm.rule, seed)
 
 
 def next_lrs(scores: Mapping[float, float], start: float) -> list[float]:
@@ -367,26 +374,3 @@ def _require_validation(base: RunConfig) -> None:
             f"task {base.task!r} has no validation split, so there is nothing to choose by; give it one, "
             'such as --task "cifar10(validation=5000)".'
         )
-
-
-def print_choices(choices: Sequence[Choice]) -> None:
-    """Print what was chosen for each algorithm, and from what."""
-    if not choices:
-        return
-    table = Table(box=None, pad_edge=False, title="Chosen by validation data; every algorithm had the same trials")
-    for heading in ("algorithm", "workers", "lr", "rule", "validation", "tried: learning rate (strength): score"):
-        table.add_column(heading, justify="left", overflow="fold")
-    for choice in choices:
-        best, config = choice.best, choice.arm.config
-        tried = ", ".join(f"{trial.lr:g}{_strength(trial)}: {_shown(trial)}" for trial in choice.trials)
-        table.add_row(config.label, str(config.workers), f"{best.lr:g}", best.rule, _shown(best), tried)
-    Console().print(table)
-
-
-def _strength(trial: Trial) -> str:
-    compensation = make_rule(trial.rule).compensation
-    return f" ({getattr(compensation, compensation.strength):g})" if compensation.strength else ""
-
-
-def _shown(trial: Trial) -> str:
-    return f"{trial.score:.4g}" if math.isfinite(trial.score) else trial.status

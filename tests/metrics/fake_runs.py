@@ -1,5 +1,6 @@
 """Writes run directories whose numbers are known, so that what is read back can be checked."""
 
+import functools
 import json
 import math
 import random
@@ -77,6 +78,7 @@ def summary(status="finished", *, workers=16, time=200.0, metric=METRIC, message
     }  # fmt: skip
 
 
+@functools.cache
 def _geometric(workers, *, seed):
     draw, counts = random.Random(seed), {}
     for _ in range(400):

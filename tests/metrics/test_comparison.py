@@ -174,6 +174,14 @@ def test_algorithms_keep_the_plans_order(tmp_path):
     assert [s.label for s in compare_runs(find_runs(tmp_path)).series] == ["mine", "dc-asgd", "asgd"]
 
 
+def test_without_a_plan_algorithms_stand_in_an_order_of_their_own(tmp_path):
+    for label in ("clipping", "its-length", "dc-asgd", "mine", "m-synchronous", "asgd", "sign-flipped", "ssgd"):
+        write_cell(tmp_path, label, test=(0.05,))
+    assert [s.label for s in compare_runs(find_runs(tmp_path)).series] == [
+        "ssgd", "m-synchronous", "asgd", "dc-asgd", "clipping", "sign-flipped", "its-length", "mine",
+    ]  # fmt: skip
+
+
 def test_unfinished_and_interrupted_runs_are_left_out_and_named(tmp_path):
     write_cell(tmp_path, "asgd", test=(0.02, 0.04))
     records = evaluations([0.9])

@@ -22,20 +22,29 @@ def scored(tmp_path):
 
 
 def test_last_best_and_mean_of_the_last_ten(scored):
-    values = [0.50, 0.40, 0.01, 0.30, 0.29, 0.28, 0.27, 0.26, 0.25, 0.24, 0.23, 0.22]
+    values = [0.60, 0.59, 0.58, 0.57, 0.56, 0.55, 0.54, 0.53, 0.52, 0.51, 0.50, 0.40]
+    values += [0.01, 0.30, 0.29, 0.28, 0.27, 0.26, 0.25, 0.24, 0.23, 0.22]
     test = scored(values).test
     assert test.final == pytest.approx(22.0)
     assert test.best == pytest.approx(1.0)
-    assert test.best_epoch == 3.0
+    assert test.best_epoch == 13.0
     assert test.last_ten == pytest.approx(100 * sum(values[-10:]) / 10)
     assert test.averaged == 10
 
 
 def test_version_0_never_counts(scored):
-    # The writer puts 0.9 at version 0: it would be the best of these, and part of the mean.
-    test = scored([0.95, 0.93]).test
-    assert (test.best, test.averaged) == (pytest.approx(93.0), 2)
-    assert test.last_ten == pytest.approx(94.0)
+    # The writer puts 0.9 at version 0: it would be the best of these, and make the mean one over two.
+    test = scored([0.95, 0.94, 0.93]).test
+    assert (test.best, test.averaged) == (pytest.approx(93.0), 1)
+    assert test.last_ten == pytest.approx(93.0)
+
+
+@pytest.mark.parametrize(("length", "averaged"), [(1, 1), (2, 1), (4, 2), (9, 4), (19, 9), (20, 10), (21, 10)])
+def test_the_mean_takes_in_at_most_the_last_half(scored, length, averaged):
+    values = [0.9 - 0.01 * i for i in range(length)]
+    test = scored(values).test
+    assert test.averaged == averaged
+    assert test.last_ten == pytest.approx(100 * sum(values[-averaged:]) / averaged)
 
 
 def test_of_equal_bests_the_earliest_epoch_is_named(scored):
@@ -54,9 +63,10 @@ def test_a_diverged_run_is_worth_its_diverged_weights(scored):
 
 
 def test_a_number_missing_among_the_last_ten_leaves_no_mean(scored):
-    test = scored([0.2, None, 0.1]).test
+    test = scored([0.4, 0.3, None, 0.1]).test
     assert test.last_ten is None
     assert test.best == pytest.approx(10.0)
+    assert scored([0.4, None, 0.2, 0.1]).test.last_ten == pytest.approx(15.0)
 
 
 def test_a_split_that_was_not_measured_has_no_numbers(scored):

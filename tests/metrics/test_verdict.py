@@ -4,8 +4,9 @@ import pytest
 from fake_runs import config, evaluations, summary, write_cell, write_plan, write_run
 
 from tardigrad.metrics.comparison import compare_runs
+from tardigrad.metrics.grid_verdict import best_parallel
 from tardigrad.metrics.runs import find_runs
-from tardigrad.metrics.verdict import as_text, best_parallel, verdict
+from tardigrad.metrics.verdict import as_text, verdict
 
 
 def read(folder, **options):
@@ -153,7 +154,7 @@ def test_one_run_compares_nothing(tmp_path):
     write_cell(tmp_path, "asgd", test=(0.05,))
     result = read(tmp_path)
     assert result.headline == (
-        "One run, asgd with 16 workers at learning rate 0.1: 5.00 % test error (mean of the last 10 evaluations), "
+        "One run, asgd with 16 workers at learning rate 0.1: 5.00 % test error (mean of the last 6 evaluations), "
         "best epoch 5.00 %. One run compares nothing."
     )
     assert [section.title for section in result.sections] == ["To keep in mind"]

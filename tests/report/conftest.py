@@ -23,3 +23,34 @@ def comparison(plausible):
     from tardigrad.metrics.runs import find_runs
 
     return compare_runs(find_runs(plausible))
+
+
+@pytest.fixture(scope="session")
+def tuned_runs(tmp_path_factory):
+    """A tuned comparison: nine algorithms at 8 and 32 workers, with controls, five seeds."""
+    from tuned_runs import write_plausible_tuned
+
+    return write_plausible_tuned(tmp_path_factory.mktemp("tuned"))
+
+
+@pytest.fixture(scope="session")
+def tuned(tuned_runs):
+    """The same, read and compared."""
+    from tardigrad.metrics.comparison import compare_runs
+    from tardigrad.metrics.runs import find_runs
+
+    return compare_runs(find_runs(tuned_runs))
+
+
+@pytest.fixture
+def by_hand(tmp_path):
+    """The comparison whose differences stand in tuned_example, with two controls and clipping."""
+    from tuned_example import arms, read
+    from tuned_runs import Arm
+
+    controls = {
+        "its-length": ((0.44, 0.45, 0.44, 0.445, 0.43), (0.46, 0.47, 0.46, 0.46, 0.48)),
+        "sign-flipped": ((0.50, 0.53, 0.52, 0.50, 0.51), (0.92,) * 5),
+    }
+    every = arms() | {"clipping": Arm(0.1, (0.44,) * 5, (0.50, 0.51, 0.50, 0.50, 0.51))}
+    return read(tmp_path / "by-hand", every, controls=controls, beside=(0.47, 0.48, 0.46, 0.47, 0.465))

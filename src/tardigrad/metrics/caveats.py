@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from tardigrad.metrics.comparison import Cell, Comparison, Series
+from tardigrad.metrics.cells import Cell, Series
+from tardigrad.metrics.comparison import Comparison
 from tardigrad.metrics.quantities import counted, listing, rate
 from tardigrad.metrics.scores import LAST
 from tardigrad.metrics.student import t_quantile
@@ -14,8 +15,8 @@ from tardigrad.metrics.student import t_quantile
 def caveats(c: Comparison) -> list[str]:
     """Sentences, the weightiest first."""
     several = len(c.series) > 1
-    result = [*_who_wins_anyway(c)] if several else []
-    if several and len(c.lrs) > 1:
+    result = [*_who_wins_anyway(c)] if several and c.tuning is None else []
+    if several and len(c.lrs) > 1 and c.tuning is None:
         result.append(
             "At one learning rate kept for all, a rule that only makes its steps smaller can pass for a "
             "better rule: fair is the comparison with a rate chosen for each; "
@@ -23,7 +24,7 @@ def caveats(c: Comparison) -> list[str]:
         )
     result += _seeds(c) if several else []
     result += _choosing(c)
-    result += _edges(c)
+    result += _edges(c if c.tuning is None else c.trials)
     result += _measures(c)
     return result + list(c.left_out)
 
@@ -34,16 +35,27 @@ def is_synchronous(series: Series) -> bool:
     return str(config.get("consistency", "")).startswith("synchronous")
 
 
+def sequential_wins(c: Comparison) -> list[str]:
+    """A sentence per worker count at which ``sequential`` surely ends better than every parallel algorithm."""
+    return [sentence for workers in c.worker_counts for sentence in _sequential_wins(c, workers)]
+
+
+def _sequential_wins(c: Comparison, workers: int) -> list[str]:
+    series = [s for s in c.algorithms(workers) if s.chosen is not None]
+    alone = c.sequential.chosen if c.sequential is not None else None
+    if alone is None or not series or not all(_beats(c, alone, s.chosen) for s in series):
+        return []
+    return [
+        f"With {counted(workers, 'worker')}, sequential training ends better than every parallel "
+        "algorithm here: what parallel training buys is time."
+    ]
+
+
 def _who_wins_anyway(c: Comparison) -> list[str]:
     result = []
     for workers in c.worker_counts:
+        result += _sequential_wins(c, workers)
         series = [s for s in c.algorithms(workers) if s.chosen is not None]
-        alone = c.sequential.chosen if c.sequential is not None else None
-        if alone is not None and series and all(_beats(c, alone, s.chosen) for s in series):
-            result.append(
-                f"With {counted(workers, 'worker')}, sequential training ends better than every parallel "
-                "algorithm here: what parallel training buys is time."
-            )
         waiting = _best([s for s in series if is_synchronous(s)], c)
         free = _best([s for s in series if not is_synchronous(s)], c)
         if waiting is not None and free is not None and _beats(c, waiting, free):
@@ -81,10 +93,19 @@ def _seeds(c: Comparison) -> list[str]:
             "errors to count, so real but small ones stay within noise. Each interval is 95 % on its own: of "
             "many, one in twenty excludes 0 by chance."
         )
+    elif c.tuning is not None:
+        result.append("Each interval is 95 % on its own: of many, one in twenty excludes 0 by chance.")
+    if c.tuning is not None and max(counts) > 1:
+        result.append(
+            "How many seeds a difference needs is computed from its measured mean and spread, which few seeds know "
+            "poorly: it tells five from fifty, not five from seven."
+        )
     return result
 
 
 def _choosing(c: Comparison) -> list[str]:
+    if c.tuning is not None:
+        return _tuned_on(c.tuning.plan.trial_seeds)
     if len(c.lrs) < 2:
         return []
     if c.basis == "validation":
@@ -94,9 +115,16 @@ def _choosing(c: Comparison) -> list[str]:
     return ["There is nothing to choose a learning rate by."]
 
 
-def _edges(c: Comparison) -> list[str]:
+def _tuned_on(seeds: Sequence[int]) -> list[str]:
+    if len(seeds) > 2:
+        return []
+    which = f"{'seed' if len(seeds) == 1 else 'seeds'} {listing([str(seed) for seed in seeds])}"
+    return [f"Learning rates were chosen on {which} alone: with another draw a neighbouring rate may have been chosen."]
+
+
+def _edges(c: Comparison | None) -> list[str]:
     words = []
-    for series in c.series:
+    for series in c.series if c is not None else ():
         if series.chosen is None or len(series.cells) < 2:
             continue
         for cell, side in ((series.cells[0], "smallest"), (series.cells[-1], "largest")):
@@ -109,18 +137,18 @@ def _edges(c: Comparison) -> list[str]:
 
 def _measures(c: Comparison) -> list[str]:
     result = []
-    averaged = [s.split(c.split).averaged for series in c.series for cell in series.cells for s in cell.scores]
+    every = [s for series in c.series for cell in series.cells for s in cell.scores]
+    averaged = [s.split(c.split).averaged for s in every]
     if any(s.diverged for s in c.series):
         result.append("A diverged run counts with what its diverged weights reach, not with the epochs before.")
-    whole = [n for n in averaged if n > 1]
+    whole = [n for s, n in zip(every, averaged, strict=True) if n and not s.run.diverged]
     if whole and statistics.median(whole) < LAST:
-        result.append(
-            f"Runs have fewer than {LAST} evaluations: the mean is over the {min(whole)} there are, early ones too."
-        )
+        over = f"the last {min(whole)}" if min(whole) > 1 else "the last one alone"
+        result.append(f"Runs have fewer than {2 * LAST} evaluations: the mean of the last {LAST} is over {over}.")
     if c.split == "test" and averaged:
         compared = "; what is compared is the mean of the last ten evaluations" if len(c.series) > 1 else ""
         result.append(f"The best epoch is chosen on test data, as in the paper's Table 1, so it is too good{compared}.")
-    if c.split == "validation":
+    if c.split == "validation" and not c.notice:
         result.append("There is no test data: shown is validation data, by which rates were chosen too.")
     if any(run.clock == "virtual" for run in c.runs):
         result.append(

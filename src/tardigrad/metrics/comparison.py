@@ -7,137 +7,26 @@ order and delays, so the pairing removes what both share.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tardigrad.errors import RunDirectoryError
+from tardigrad.metrics.cells import Cell, Paired, Series, Window
 from tardigrad.metrics.runs import Metric, RunRecord, find_plan
 from tardigrad.metrics.scores import Basis, RunScores, choice_basis, choice_score, curve, metric_of, score
 from tardigrad.metrics.student import t_interval
+from tardigrad.metrics.tuned import Tuning, tuning_of
+from tardigrad.metrics.tuned_plan import TunedPlan, tuned_plan
 from tardigrad.metrics.variants import variant_labels
 
-ORDER = ("sequential", "ssgd", "ssgd-linear", "asgd", "staleness-lr", "dc-asgd-c", "dc-asgd-a", "dc-asgd")
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """Mean over seeds and spread (ddof 1; None for one seed); mean None where a run has no number."""
-
-    mean: float | None
-    std: float | None
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """All seeds of one algorithm, worker count and learning rate; ``scores`` in order of the seed."""
-
-    label: str
-    workers: int
-    lr: float
-    scores: tuple[RunScores, ...]
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds, rising."""
-        return tuple(s.run.seed for s in self.scores)
-
-    @property
-    def diverged(self) -> int:
-        """How many of the runs diverged."""
-        return sum(s.run.diverged for s in self.scores)
-
-    def last_ten(self, split: str) -> Stat:
-        """Over seeds: mean of the last ten evaluations."""
-        return stat([s.split(split).last_ten for s in self.scores])
-
-    def best(self, split: str) -> Stat:
-        """Over seeds: best epoch, chosen on this same split."""
-        return stat([s.split(split).best for s in self.scores])
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One algorithm at one worker count.
-
-    Attributes:
-        label: the algorithm.
-        workers: its worker count.
-        cells: one per learning rate, rising.
-        chosen: the cell whose learning rate was chosen; None where there is nothing to choose by.
-    """
-
-    label: str
-    workers: int
-    cells: tuple[Cell, ...]
-    chosen: Cell | None
-
-    @property
-    def runs(self) -> int:
-        """How many runs, over all learning rates and seeds."""
-        return sum(len(cell.scores) for cell in self.cells)
-
-    @property
-    def diverged(self) -> int:
-        """How many of them diverged."""
-        return sum(cell.diverged for cell in self.cells)
-
-    def at(self, lr: float | None) -> Cell | None:
-        """The cell at a learning rate, if it was run."""
-        return next((c for c in self.cells if lr is not None and math.isclose(c.lr, lr, rel_tol=1e-9)), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """Advantage of one cell over another, positive where the first is better, in the metric's displayed unit.
-
-    Attributes:
-        seeds: the seeds both have.
-        differences: one per seed.
-        mean: their mean.
-        interval: Student-t 95 % interval of the mean; None for one seed.
-    """
-
-    seeds: tuple[int, ...]
-    differences: tuple[float, ...]
-    mean: float
-    interval: tuple[float, float] | None
-
-    @property
-    def same(self) -> bool:
-        """Whether all differences are equal (to rounding), which leaves no spread to judge by."""
-        return max(self.differences) - min(self.differences) <= 1e-9 * max(1.0, abs(self.mean))
-
-    @property
-    def clear(self) -> bool:
-        """Whether there is a spread to judge by and the interval excludes 0."""
-        if self.interval is None or self.same:
-            return False
-        return not self.interval[0] <= 0.0 <= self.interval[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The rates an algorithm tolerates around the chosen one: ``tolerance`` worse at most, none diverged.
-
-    Attributes:
-        lrs: the tolerated rates, rising, without a gap among those tried.
-        open_below: the smallest rate tried is tolerated: the window may go on.
-        open_above: the same for the largest.
-    """
-
-    lrs: tuple[float, ...]
-    open_below: bool
-    open_above: bool
-
-    @property
-    def factor(self) -> float:
-        """Largest over smallest tolerated rate, >= 1; 1 for an empty window."""
-        return self.lrs[-1] / self.lrs[0] if self.lrs else 1.0
+ORDER = (
+    *("sequential", "ssgd", "ssgd-linear", "m-synchronous"),
+    *("asgd", "staleness-lr", "dc-asgd-c", "dc-asgd-a", "dc-asgd"),
+    *("clipping", "sign-flipped", "sign-random", "its-length", "its-direction"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +42,9 @@ class Comparison:
         recipe_lr_source: words saying where it comes from.
         tolerance: width of the window of learning rates, in the metric's displayed unit.
         left_out: sentences naming runs that were not counted.
+        tuning: of a tuned comparison, its plan and all its points; None for a grid.
+        trials: of a tuned comparison, its trial runs as a grid of their own, on validation data.
+        notice: a sentence that stands before everything else; mostly empty.
     """
 
     metric: Metric
@@ -163,6 +55,9 @@ class Comparison:
     recipe_lr_source: str
     tolerance: float
     left_out: tuple[str, ...]
+    tuning: Tuning | None = None
+    trials: Comparison | None = None
+    notice: str = ""
 
     @property
     def runs(self) -> list[RunRecord]:
@@ -198,9 +93,18 @@ class Comparison:
         """``asgd`` at this worker count: what compensation has to improve on."""
         return next((s for s in self.algorithms(workers) if s.label == "asgd"), None)
 
+    def at_recipe(self, series: Series) -> Cell | None:
+        """Its cell at the recipe's learning rate, in a tuned comparison at the recipe's rule too; None if not run."""
+        return series.at(self.recipe_lr) if self.tuning is None else series.recipe
+
+    def by_seed(self, cell: Cell) -> dict[int, float]:
+        """What is compared, per seed: the mean of the last ten, for the seeds that have one."""
+        values = ((s.run.seed, s.split(self.split).last_ten) for s in cell.scores)
+        return {seed: value for seed, value in values if value is not None}
+
     def paired(self, a: Cell, b: Cell) -> Paired | None:
         """Advantage of ``a`` over ``b`` over the seeds both have a number for; None where they share none."""
-        mine, other = (_by_seed(cell, self.split) for cell in (a, b))
+        mine, other = self.by_seed(a), self.by_seed(b)
         seeds = tuple(seed for seed in mine if seed in other)
         sign = 1.0 if self.metric.lower_is_better else -1.0
         differences = tuple(sign * (other[seed] - mine[seed]) for seed in seeds)
@@ -239,15 +143,6 @@ class Comparison:
         return worse <= self.tolerance + 1e-9
 
 
-def stat(values: Sequence[float | None]) -> Stat:
-    """Mean and spread; one missing number leaves no mean, because a mean over the others would flatter."""
-    finite = [v for v in values if v is not None]
-    if not values or len(finite) < len(values):
-        return Stat(None, None, len(values))
-    std = statistics.stdev(finite) if len(finite) > 1 else None
-    return Stat(statistics.fmean(finite), std, len(finite))
-
-
 def compare_runs(
     runs: Sequence[RunRecord],
     plan: Mapping[str, Any] | None = None,
@@ -256,6 +151,9 @@ def compare_runs(
     tolerance: float | None = None,
 ) -> Comparison:
     """Group runs, choose learning rates and fix what is compared.
+
+    In a tuned comparison the choices are the plan's and trial runs are kept apart. While none of its reported runs
+    has ended, what is compared are the trial runs, on validation data, and a sentence says so.
 
     Args:
         runs: as `tardigrad.metrics.runs.find_runs` gives them; one is enough.
@@ -266,7 +164,7 @@ def compare_runs(
             metric in percent, else a tenth of the best mean.
 
     Raises:
-        RunDirectoryError: no run, or runs of several tasks.
+        RunDirectoryError: no run, runs of several tasks, or a ``comparison.json`` that cannot be read.
     """
     plan = find_plan(runs) if plan is None else plan
     counted, left_out = _counted(runs)
@@ -274,11 +172,46 @@ def compare_runs(
     scores = [score(run, metric) for run in counted]
     basis = choice_basis(scores)
     split = "test" if any(s.test.averaged for s in scores) else "validation"
-    series = _series(scores, plan, basis=basis, metric=metric)
-    draft = Comparison(metric, split, basis, series, None, "", 0.0, tuple(left_out))
+    tuned = tuned_plan(plan) if len(counted) > 1 else None
+    if tuned is not None:
+        draft = _tuned(scores, tuned, draft=Comparison(metric, split, basis, (), None, "", 0.0, tuple(left_out)))
+    else:
+        series = _series(scores, plan, basis=basis, metric=metric)
+        draft = Comparison(metric, split, basis, series, None, "", 0.0, tuple(left_out))
     lr, source = _recipe_lr(draft, plan, recipe_lr)
     width = _tolerance(draft) if tolerance is None else tolerance
-    return Comparison(metric, split, basis, series, lr, source, width, draft.left_out)
+    trials = replace(draft.trials, recipe_lr=lr, recipe_lr_source=source, tolerance=width) if draft.trials else None
+    return replace(draft, recipe_lr=lr, recipe_lr_source=source, tolerance=width, trials=trials)
+
+
+def _tuned(scores: Sequence[RunScores], plan: TunedPlan, *, draft: Comparison) -> Comparison:
+    tuning = tuning_of(scores, plan)
+    trials = _trials(tuning, draft)
+    series = tuning.series()
+    if series:
+        notes = draft.left_out + tuning.left_out
+        return replace(draft, series=series, left_out=notes, tuning=tuning, trials=trials)
+    if trials is None:
+        raise RunDirectoryError(
+            "none of these runs is one that comparison.json reports, and none a trial run with validation data. "
+            "Run the comparison again with the same directory, or name single runs to look at."
+        )
+    notice = "Only trial runs have ended so far: shown are they, on validation data, and none of this is a result."
+    return replace(trials, left_out=draft.left_out, notice=notice)
+
+
+def _trials(tuning: Tuning, draft: Comparison) -> Comparison | None:
+    """The trial runs over learning rates as a grid, each series at the rate the plan chose; None without any."""
+    scores = [s for s in tuning.sweep() if s.validation.averaged]
+    if not scores:
+        return None
+    order = {"algorithms": tuning.plan.algorithms}
+    found = []
+    for series in _series(scores, order, basis=draft.basis, metric=draft.metric):
+        choice = tuning.plan.choice(series.label, series.workers)
+        chosen = series.at(choice.lr) if choice is not None else series.chosen
+        found.append(replace(series, chosen=chosen))
+    return replace(draft, split="validation", series=tuple(found), left_out=())
 
 
 def _counted(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
@@ -357,8 +290,3 @@ def _tolerance(draft: Comparison) -> float:
     finite = [m for m in means if m is not None]
     best = (min if draft.metric.lower_is_better else max)(finite, default=0.0)
     return 0.1 * abs(best)
-
-
-def _by_seed(cell: Cell, split: str) -> dict[int, float]:
-    values = ((s.run.seed, s.split(split).last_ten) for s in cell.scores)
-    return {seed: value for seed, value in values if value is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tardigrad.metrics.comparison import Paired, Stat
+from tardigrad.metrics.cells import Paired, Stat
 from tardigrad.metrics.runs import Metric
 
 NONE = "n/a"

@@ -66,6 +66,11 @@ class RunRecord:
         return str(self.config.get("label") or str(self.config["rule"]).partition("(")[0])
 
     @property
+    def rule(self) -> str:
+        """Its rule with every keyword, as a spec."""
+        return str(self.config["rule"])
+
+    @property
     def workers(self) -> int:
         """How many workers, >= 1."""
         return int(self.config["workers"])
@@ -185,12 +190,23 @@ def find_plan(runs: Sequence[RunRecord]) -> Mapping[str, Any]:
     """The ``comparison.json`` the runs belong to; empty when they belong to none, or to several.
 
     Raises:
-        RunDirectoryError: the file is damaged.
+        RunDirectoryError: the file is damaged, or one of several is that of a tuned comparison.
     """
     files = {file for run in runs for file in (run.path.resolve().parent / "comparison.json",) if file.exists()}
     if len(files) != 1:
+        _refuse_tuned(files)
         return {}
     return _json_file(files.pop(), required=True) or {}
+
+
+def _refuse_tuned(files: Iterable[Path]) -> None:
+    """Several comparisons at once are one grid of runs; of a tuned one that would show trial runs as results."""
+    for file in sorted(files):
+        if "tuned" in (_json_file(file, required=True) or {}):
+            raise RunDirectoryError(
+                f"{file.parent} is a tuned comparison: it cannot stand in one report with runs from elsewhere. "
+                "Give it alone."
+            )
 
 
 def _run_directories(path: Path) -> list[Path]:

@@ -1,8 +1,9 @@
 """One run's numbers: last, best epoch, mean of the last ten; and the number a learning rate is chosen by.
 
-Three rules hold throughout. The evaluation at version 0 never counts. A learning rate is chosen by the
-validation mean of the last ten evaluations, never by test data. A diverged run is worth what its diverged
-weights are worth: its good epochs before are gone, so its ``last_ten`` is its last evaluation.
+Four rules hold throughout. The evaluation at version 0 never counts. The mean of the last ten evaluations takes
+in at most the last half of them, so that a short run is not judged by how it began. A learning rate is chosen by
+that mean on validation data, never by test data. A diverged run is worth what its diverged weights are worth: its
+good epochs before are gone, so its ``last_ten`` is its last evaluation.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class SplitScores:
         final: the last evaluation.
         best: the best evaluation, chosen on the split itself; on test data, as in the paper's Table 1.
         best_epoch: epochs applied when ``best`` was measured.
-        last_ten: mean of the last ten evaluations (of a diverged run: the last).
+        last_ten: mean of the last ten evaluations, at most the last half (of a diverged run: the last).
         averaged: how many evaluations ``last_ten`` is the mean of, 0 to 10.
     """
 
@@ -110,6 +111,15 @@ def choice_score(scores: RunScores, basis: Basis, metric: Metric) -> float:
     return value if metric.lower_is_better else -value
 
 
+def averaged_of(evaluations: int) -> int:
+    """How many of so many evaluations after version 0 the mean of the last ten takes in: at most the last half, >= 1.
+
+    >>> [averaged_of(n) for n in (1, 2, 4, 19, 20, 160)]
+    [1, 1, 2, 9, 10, 10]
+    """
+    return min(LAST, max(1, evaluations // 2))
+
+
 def _split(run: RunRecord, split: str, metric: Metric) -> SplitScores:
     records = [r for r in run.evaluations if r.get("version", 0) > 0 and split in r]
     if not records:
@@ -117,7 +127,7 @@ def _split(run: RunRecord, split: str, metric: Metric) -> SplitScores:
     values = [_value(r, split, metric) for r in records]
     measured = [(v, float(r["epoch"])) for v, r in zip(values, records, strict=True) if v is not None]
     best, epoch = _best(measured, metric)
-    tail = values[-1:] if run.diverged else values[-LAST:]
+    tail = values[-1:] if run.diverged else values[-averaged_of(len(values)) :]
     finite = [v for v in tail if v is not None]
     whole = len(finite) == len(tail)  # a mean over what is left of a broken tail would flatter the run
     return SplitScores(

@@ -12,7 +12,12 @@ from tardigrad.metrics.runs import RunRecord
 from tardigrad.specs import parse_spec
 
 # What a comparison varies, and what changes no result that a comparison is about.
-_FREE = frozenset({"format", "recipe", "label", "lr", "seed", "workers", "threads", "measure_every"})
+_FREE = frozenset(
+    {
+        *("format", "recipe", "label", "lr", "seed", "workers", "threads", "measure_every"),
+        *("imports", "data_dir", "checkpoint_every"),
+    }
+)
 
 
 def variant_labels(runs: Sequence[RunRecord]) -> dict[Path, str]:
@@ -29,6 +34,11 @@ def variant_labels(runs: Sequence[RunRecord]) -> dict[Path, str]:
     return labels
 
 
+def setting(run: RunRecord, *, but: frozenset[str] = frozenset()) -> frozenset[tuple[str, str]]:
+    """A run's configuration as far as it may change its result, without what a comparison varies and ``but``."""
+    return frozenset((name, repr(value)) for name, value in run.config.items() if name not in _FREE | but)
+
+
 def _differing(group: Sequence[RunRecord]) -> list[str]:
     names = dict.fromkeys(name for run in group for name in run.config if name not in _FREE)
     return [name for name in names if len({repr(run.config.get(name)) for run in group}) > 1]
@@ -36,8 +46,8 @@ def _differing(group: Sequence[RunRecord]) -> list[str]:
 
 def _words(name: str, run: RunRecord, group: Sequence[RunRecord]) -> list[str]:
     """``lambda0=4.0`` where specs differ in a keyword, ``schedule=constant`` where they differ altogether."""
-    mine = _options(run.config.get(name))
-    others = [_options(other.config.get(name)) for other in group]
+    mine = spec_options(run.config.get(name))
+    others = [spec_options(other.config.get(name)) for other in group]
     if mine is None or any(other is None or other[0] != mine[0] for other in others):
         return [f"{name}={run.config.get(name)}"]
     keys = dict.fromkeys(key for other in others if other for key in other[1])
@@ -45,7 +55,8 @@ def _words(name: str, run: RunRecord, group: Sequence[RunRecord]) -> list[str]:
     return [f"{key}={mine[1].get(key)}" for key in differing]
 
 
-def _options(value: Any) -> tuple[str, dict[str, Any]] | None:
+def spec_options(value: Any) -> tuple[str, dict[str, Any]] | None:
+    """Name and options of a spec, those without a keyword under ``"0"``, ``"1"``, ...; None for anything else."""
     if not isinstance(value, str):
         return None
     try:

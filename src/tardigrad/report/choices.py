@@ -15,9 +15,11 @@ from tardigrad.metrics.comparison import Comparison
 from tardigrad.metrics.quantities import counted, listing, points, rate
 from tardigrad.metrics.runs import RunRecord
 from tardigrad.metrics.scores import LAST
+from tardigrad.metrics.tuned import Tuning
 from tardigrad.specs import format_spec, parse_spec
 
 Config = Mapping[str, Any]
+_MEAN = f"mean of the last {LAST} evaluations (at most the last half)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,17 @@ def choices(comparison: Comparison) -> list[Choice]:
 
 
 def _learning_rate(c: Comparison) -> str:
+    if c.tuning is not None:
+        return _tuned(c, c.tuning)
     if len(c.lrs) == 1:
         return f"{rate(c.lrs[0])} for all; nothing was chosen."
     tried = f"Tried: {listing([rate(lr) for lr in c.lrs])}."
     better = "smallest" if c.metric.lower_is_better else "largest"
     how = {
-        "validation": f"Chosen for each algorithm and worker count: {better} validation {c.metric.name}, mean of the "
-        f"last {LAST} evaluations, mean over seeds. Test data took no part.",
-        "training loss": "Chosen for each algorithm and worker count by the training loss, mean of the last "
-        f"{LAST} evaluations, because there is no validation data. Test data took no part.",
+        "validation": f"Chosen for each algorithm and worker count: {better} validation {c.metric.name}, {_MEAN}, "
+        "mean over seeds. Test data took no part.",
+        "training loss": f"Chosen for each algorithm and worker count by the training loss, {_MEAN}, "
+        "because there is no validation data. Test data took no part.",
         "nothing": "None was chosen: there is neither validation data nor a training loss.",
     }[c.basis]
     recipe = f" Unchanged recipe: {rate(c.recipe_lr)}, {c.recipe_lr_source}." if c.recipe_lr is not None else ""
@@ -55,6 +59,19 @@ def _learning_rate(c: Comparison) -> str:
         f" A rate is tolerated up to {points(c.tolerance, c.metric)} above the chosen one's mean, without divergence."
     )
     return f"{tried} {how}{recipe}{window}"
+
+
+def _tuned(c: Comparison, tuning: Tuning) -> str:
+    """What was tried for every algorithm alike, by what it was chosen, and with which seeds."""
+    better = "smallest" if c.metric.lower_is_better else "largest"
+    seeds = listing([str(seed) for seed in tuning.plan.trial_seeds])
+    tried = {len(choice.trials) for choice in tuning.plan.choices}
+    each = f"{min(tried)} to {max(tried)}" if len(tried) > 1 else f"{min(tried, default=0)}"
+    return (
+        f"Tuned for each algorithm and worker count with {each} settings tried (trial seeds: {seeds}), learning rates "
+        f"first, then a rule's own strength or finer rates. Chosen: {better} validation {c.metric.name}, {_MEAN}. "
+        f"Test data took no part. Untouched recipe: {rate(c.recipe_lr)}, {c.recipe_lr_source}."
+    )
 
 
 def _seeds(c: Comparison) -> str:

@@ -21,10 +21,11 @@ _TAIL = 0.995  # the picture ends at this quantile; its last column counts all b
 
 
 def staleness_run(comparison: Comparison) -> RunRecord | None:
-    """The run to show: finished, asynchronous, of the most workers, at its algorithm's chosen learning rate."""
+    """The run to show: finished, asynchronous, of the most workers, at its algorithm's chosen rate; no control."""
+    spoiling = comparison.tuning.plan.spoiling if comparison.tuning is not None else ()
     able = [
         s.run
-        for series in reversed(comparison.series)
+        for series in sorted(reversed(comparison.series), key=lambda series: series.label in spoiling)
         for s in (series.chosen.scores if series.chosen is not None else ())
         if series.workers > 1 and _histogram(s.run)
     ]

@@ -1,8 +1,8 @@
 """What all pictures share: one colour, marker and line per algorithm, light background, labels beside the curves.
 
-Colours are Okabe and Ito's (2008), told apart with every common colour blindness; the marker repeats what
-the colour says, for print. matplotlib is imported when a picture is drawn, and only its object interface is
-used: no window, no global figure, nothing to close.
+Colours are Okabe and Ito's (2008), those of controls Tol's (2021), told apart with every common colour blindness;
+the marker repeats what the colour says, for print. matplotlib is imported when a picture is drawn, and only its
+object interface is used: no window, no global figure, nothing to close.
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ LOOKS = {
     "dc-asgd-c": Look("#e69f00", "D"),
     "dc-asgd-a": Look("#009e73", "p"),
     "dc-asgd": Look("#b0508c", "*"),
+    "m-synchronous": Look("#1f3f99", "<", "--"),
+    "clipping": Look("#6b6b6b", "X", "--"),
+    "sign-flipped": Look("#882255", "d", "--"),
+    "sign-random": Look("#cc6677", "h", "--"),
+    "its-length": Look("#332288", ">", "--"),
+    "its-direction": Look("#117733", "H", "--"),
 }
 _OTHERS = (
     Look("#6a3d9a", "X", "--"),
@@ -67,6 +73,16 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
     result = {label: LOOKS[label] for label in labels if label in LOOKS}
     others = [label for label in dict.fromkeys(labels) if label not in LOOKS]
     return result | {label: _OTHERS[i % len(_OTHERS)] for i, label in enumerate(others)}
+
+
+def greyish(colour: str) -> str:
+    """A colour half way to light grey, for what stands behind: ``#000000`` becomes ``#5f5f5f``.
+
+    >>> greyish("#000000")
+    '#5f5f5f'
+    """
+    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{(channel + 0xBE) // 2:02x}" for channel in channels)
 
 
 @contextmanager
@@ -88,10 +104,11 @@ def drawing(width: float = 8.0, height: float = 4.6) -> Iterator[Figure]:
 _DECADES = 1e6  # the largest ratio of two values on one axis
 
 
-def value_axis(axis: Axes, metric: Metric, values: Sequence[float]) -> None:
+def value_axis(axis: Axes, metric: Metric, values: Sequence[float], *, close: bool = False) -> None:
     """Name the y axis and scale it: logarithmic where values span more than a factor of 6, else linear from 0.
 
-    1 % and 92 % stand in one picture; on a linear axis all that is good would be one line at the bottom.
+    1 % and 92 % stand in one picture; on a linear axis all that is good would be one line at the bottom. ``close``: a
+    linear axis begins near the lowest value instead, because small differences are what is looked for.
     """
     axis.set_ylabel(metric.axis)
     positive = [v for v in values if v > 0]
@@ -108,6 +125,9 @@ def value_axis(axis: Axes, metric: Metric, values: Sequence[float]) -> None:
             axis.set_yscale("symlog", linthresh=low, linscale=0.4)
         axis.set_ylim(low / 1.3 if min(values) > 0 else -0.15 * low, high * 1.25)
         plain_ticks(axis.yaxis, low / 1.3, high * 1.25)
+    elif close:
+        margin = 0.06 * (max(values) - min(values)) or 0.1 * high
+        axis.set_ylim(min(values) - margin, max(values) + margin)
     elif min(values) >= 0:
         axis.set_ylim(0, high * 1.06)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import textwrap
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tardigrad.errors import InvalidArgument
-from tardigrad.metrics.comparison import Cell, Comparison, Series, Stat
-from tardigrad.metrics.quantities import NONE, figures, number, rate, spread
+from tardigrad.metrics.arrivals import arrival, target
+from tardigrad.metrics.cells import Cell, Series, Stat
+from tardigrad.metrics.comparison import Comparison
+from tardigrad.metrics.quantities import NONE, figures, number, rate, spread, with_unit
 from tardigrad.metrics.runs import Metric
 from tardigrad.specs import parse_spec
 
@@ -36,6 +39,10 @@ class Row:
         staleness: mean staleness in commits.
         time: seconds by the engine's clock, mean.
         wall: seconds on the wall, mean.
+        changed: in a tuned comparison, in what the chosen rule differs from the recipe's: ``lambda0=4.0``.
+        arrival: in a tuned comparison, seconds by the engine's clock until the mean curve first reaches the target;
+            infinite for never.
+        memory: bytes the server holds (weights, backups, state), mean.
     """
 
     label: str
@@ -51,17 +58,25 @@ class Row:
     staleness: float | None
     time: float | None
     wall: float | None
+    changed: str = ""
+    arrival: float | None = None
+    memory: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FinalTable:
-    """All rows and what their numbers mean."""
+    """All rows and what their numbers mean.
+
+    ``target`` is what arrivals arrive at, None without; ``tuned`` says whether they are of a tuned comparison.
+    """
 
     metric: Metric
     split: str
     clock: str
     recipe_lr: float | None
     rows: tuple[Row, ...]
+    target: float | None = None
+    tuned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +91,11 @@ class Column:
 
 def final_table(comparison: Comparison) -> FinalTable:
     """A row per algorithm and worker count, in the comparison's order."""
-    rows = tuple(_row(comparison, series) for series in comparison.series)
+    tuned = comparison.tuning is not None
+    goal = target(comparison) if tuned else None
+    rows = tuple(_row(comparison, series, goal=goal) for series in comparison.series)
     clock = comparison.runs[0].clock
-    return FinalTable(comparison.metric, comparison.split, clock, comparison.recipe_lr, rows)
+    return FinalTable(comparison.metric, comparison.split, clock, comparison.recipe_lr, rows, goal, tuned)
 
 
 def columns(table: FinalTable) -> list[Column]:
@@ -89,6 +106,7 @@ def columns(table: FinalTable) -> list[Column]:
         _column("algorithm", (", ".join(filter(None, (row.label, row.safeguards))) for row in rows), words=True),
         _column("workers", (str(row.workers) for row in rows)),
         _column("lr", (rate(row.lr) for row in rows)),
+        _column("tuned too", (row.changed or NONE for row in rows), rank=1),
         _column(
             f"{table.split} {metric.name}{unit}, mean of last ten", (_spread(row.last_ten, metric) for row in rows)
         ),
@@ -96,11 +114,15 @@ def columns(table: FinalTable) -> list[Column]:
         _column(f"at recipe's lr {rate(table.recipe_lr)}", (_spread(row.recipe, metric) for row in rows)),
         _column("seeds", (str(row.seeds) for row in rows), rank=4),
         _column("diverged", (f"{row.diverged} of {row.runs}" for row in rows)),
+        _arrivals(table),
         _column("staleness", (NONE if row.staleness is None else f"{row.staleness:.1f}" for row in rows), rank=3),
         _times(f"{table.clock} time", [row.time for row in rows], rank=2),
     ]
     if table.clock != "wall":
         found.append(_times("wall time", [row.wall for row in rows], rank=4))
+    if table.tuned:
+        sizes = (NONE if row.memory is None else f"{row.memory / 2**20:.3g}" for row in rows)
+        found.append(_column("server memory, MiB", sizes, rank=4))
     return [column for column in found if set(column.cells) - {NONE}]
 
 
@@ -122,7 +144,11 @@ def render(table: FinalTable, console: Console) -> None:
 
 def markdown(table: FinalTable) -> str:
     """The whole table as GitHub Markdown, ending in a newline."""
-    found = columns(table)
+    return markdown_of(columns(table))
+
+
+def markdown_of(found: Sequence[Column]) -> str:
+    """Columns as GitHub Markdown, ending in a newline."""
     lines = [" | ".join(column.title for column in found)]
     lines.append(" | ".join("---" if column.words else "---:" for column in found))
     lines += [" | ".join(cells) for cells in zip(*(column.cells for column in found), strict=True)]
@@ -141,9 +167,10 @@ def safeguards(config: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _row(c: Comparison, series: Series) -> Row:
+def _row(c: Comparison, series: Series, *, goal: float | None) -> Row:
     cell = series.chosen
-    recipe = series.at(c.recipe_lr)
+    recipe = c.at_recipe(series)
+    choice = c.tuning.plan.choice(series.label, series.workers) if c.tuning is not None else None
     return Row(
         label=series.label,
         workers=series.workers,
@@ -158,6 +185,9 @@ def _row(c: Comparison, series: Series) -> Row:
         staleness=_mean(cell, "staleness", "mean"),
         time=_mean(cell, "time"),
         wall=_mean(cell, "wall"),
+        changed=choice.changed if choice is not None else "",
+        arrival=arrival(c, cell, goal) if cell is not None and goal is not None else None,
+        memory=_mean(cell, "memory", "total"),
     )
 
 
@@ -182,6 +212,16 @@ def _times(title: str, values: list[float | None], *, rank: int) -> Column:
     unit, size = ("s", 1.0) if largest < 1e4 else (("min", 60.0) if largest < 6e5 else ("h", 3600.0))
     cells = (NONE if value is None else figures(value / size) for value in values)
     return _column(f"{title}, {unit}", cells, rank=rank)
+
+
+def _arrivals(table: FinalTable) -> Column:
+    """Seconds until the mean curve reaches the target, or ``never``."""
+    reached = [row.arrival if row.arrival is None or math.isfinite(row.arrival) else None for row in table.rows]
+    column = _times(f"{table.clock} time to {with_unit(table.target, table.metric)}", reached, rank=1)
+    never = [row.arrival is not None and math.isinf(row.arrival) for row in table.rows]
+    return replace(
+        column, cells=tuple("never" if gone else cell for gone, cell in zip(never, column.cells, strict=True))
+    )
 
 
 def _spread(stat: Stat | None, metric: Metric) -> str:
