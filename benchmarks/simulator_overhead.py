@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -187,6 +187,8 @@ def configured(setting: Setting, task: Task, options: argparse.Namespace) -> Run
 def measure(setting: Setting, options: argparse.Namespace) -> dict[tuple[str, int], list[tuple[Clocks, Clocks]]]:
     """Pairs of (simulator, plain loop) by case and number of workers."""
     task = setting.task()
+    images = min(len(task.train), setting.commits * setting.batch)
+    task = replace(task, train=Split(task.train.inputs[:images], task.train.targets[:images]))
     config = configured(setting, task, options)
     pairs: dict[tuple[str, int], list[tuple[Clocks, Clocks]]] = {}
     ways = {"": True} if options.device == "cpu" else {", graph": True, ", kernel by kernel": False}

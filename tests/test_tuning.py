@@ -125,6 +125,8 @@ def test_what_is_reported_runs_at_the_choice_and_at_the_recipe_with_its_controls
     same = choices["asgd"]["lr"] == treated["lr"]
     assert len(outcomes) == 4 * 2 + 2 * (2 * (4 + 4) + (not same))
     assert comparison.most_runs() == 4 * 2 + 2 * (2 * (4 + 4) + 1)
+    again = Stages(comparison, tmp_path / "out").compare()
+    assert all(outcome.reused for outcome in again)  # the controls too, whose specs are written in short
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):

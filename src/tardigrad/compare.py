@@ -158,7 +158,8 @@ def finished_status(directory: Path, config: RunConfig) -> str | None:
     except (OSError, ValueError, InvalidArgument):
         return None
     # A directory's name leaves out settings at their defaults, and defaults may change with the version.
-    return status if stored.computes == config.computes else None
+    rule, optimizer = resolve_rule(config)
+    return status if stored.computes == config.replace(rule=rule, optimizer=optimizer).computes else None
 
 
 def _status(directory: Path) -> str | None:
