@@ -255,6 +255,8 @@ class Recorder(Observer):
             "threads": config.threads,
             "memory_format": config.memory_format,
             "precision": config.precision,
+            "device": config.device,
+            "cuda_graph": config.cuda_graph and config.device.startswith("cuda"),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "torch": torch.__version__,
             "seed": config.seed,
@@ -311,8 +313,8 @@ class Recorder(Observer):
         plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
         (self.directory / "weights.safetensors").write_bytes(safetensors.torch.save(plain))
 
-    def finish(self, status: str, *, message: str, memory: Mapping[str, int]) -> dict[str, Any]:
-        """Write the summary and close the files."""
+    def finish(self, status: str, *, message: str, memory: Mapping[str, int], gradients: str) -> dict[str, Any]:
+        """Write the summary and close the files; ``gradients``: how they were computed, as the worker describes it."""
         self.close()
         last = self.evaluations[-1] if self.evaluations else None
         every = Counter[int]()
@@ -323,6 +325,7 @@ class Recorder(Observer):
             "format": FORMAT,
             "status": status,
             "message": message,
+            "gradients": gradients,
             "version": last.version if last else 0,
             "samples": last.samples if last else 0,
             "epoch": last.epoch if last else 0.0,

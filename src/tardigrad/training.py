@@ -207,7 +207,8 @@ def _run(engine: Engine, recorder: Recorder, checkpoints: _Checkpoints) -> dict[
             recorder.close()
         else:
             recorder.save_weights(server.flat, server.buffers.combined(server.live))
-            summary = recorder.finish(status, message=message, memory=server.bytes_held())
+            how = engine.job.body.computation
+            summary = recorder.finish(status, message=message, memory=server.bytes_held(), gradients=how)
         if status in ("finished", "diverged"):
             remove_checkpoints(recorder.directory)
     return summary
