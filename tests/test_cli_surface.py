@@ -12,7 +12,9 @@ from tardigrad.config import RunConfig
 
 
 def test_the_commands():
-    assert list(COMMANDS) == ["train", "compare", "tune", "report", "list", "doctor"]
+    assert list(COMMANDS) == [
+        "train", "status", "workers", "export", "replay", "compare", "tune", "report", "list", "doctor",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
@@ -62,6 +64,11 @@ def test_list_names_everything_registered(capsys):
         (["tune", "digits", "--jobs", "0"], "jobs=0"),
         (["tune", "digits", "--rule", "asgd"], "--algorithms, not --rule"),
         (["train", "--resume", "nowhere"], "no run that can go on"),
+        (["train", "--resume", "nowhere", "--stop-after", "soon"], "type 9m"),
+        (["status", "nowhere"], "nowhere is not a run directory"),
+        (["workers", "nowhere", "--set", "2"], "nowhere is not a run directory"),
+        (["workers", "nowhere", "--set", "0"], "set=0"),
+        (["export", "nowhere"], "nowhere is not a run directory"),
         (["report"], "name at least one run"),
         (["report", "nowhere"], "nowhere"),
         (["list", "rulez"], "Did you mean 'rules'"),
@@ -153,7 +160,9 @@ def test_the_doctor_says_what_is_there(capsys):
 def test_train_stops_in_time_and_goes_on(capsys, tmp_path):
     place = str(tmp_path / "run")
     assert main(["train", "quadratic", "--epochs", "2", "--stop-after", "0.001s", "--directory", place]) == 3
-    assert "stopped at version" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "stopped at version 1: 16 samples, epoch 0.02, mean staleness 0.0\n" in said
+    assert f"to go on: tardigrad train --resume {place}\n" in said
     assert not (tmp_path / "run" / "summary.json").exists()
     assert main(["train", "--resume", place]) == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"

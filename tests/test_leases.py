@@ -37,10 +37,7 @@ class Book:
         if action == "take" and worker not in self.held:
             expected = self.leases.available(worker)
             lease = self.leases.take(worker)
-            assert expected or lease is None
-            assert lease is not None or not self.leases.available(worker)
-            if self.keywords["policy"] == "dynamic":
-                assert expected == (lease is not None)
+            assert expected == (lease is not None)
             if lease is not None:
                 self.held[worker] = lease
         elif action == "leave":
@@ -140,6 +137,44 @@ def test_static_shares_do_not_depend_on_who_asks_first_but_on_the_seed():
     for taken in shares(0, forwards).values():
         for epoch in range(4):
             assert sum(lease.epoch == epoch for lease in taken) == 2, "every worker has its part of every epoch"
+
+
+def test_a_worker_that_asks_in_vain_changes_nothing():
+    """Three epochs of one stretch each, dealt to three workers: whoever is left out of all of them gets nothing."""
+    leases = Leases(10, 10, epochs=3, workers=3, policy="static", seed=2)
+    dealt = {worker: leases.available(worker) for worker in range(3)}
+    assert sorted(dealt.values()) == [False, True, True]
+    before = leases.state_dict()
+    unlucky = next(worker for worker in dealt if not dealt[worker])
+    assert leases.take(unlucky) is None
+    assert leases.state_dict() == before
+    assert not leases.plenty
+    leases.leave(next(worker for worker in dealt if dealt[worker]))
+    assert leases.available(unlucky)  # what is not dealt yet is dealt to those that are left
+
+
+def test_there_is_plenty_as_long_as_everyone_is_dealt_some():
+    leases = Leases(20, 10, epochs=2, workers=2, policy="static")
+    assert leases.plenty
+    leases.take(0)
+    assert leases.plenty
+    leases.take(0)
+    assert not leases.plenty
+    assert leases.available(1)
+
+
+def test_it_is_over_when_every_sample_is_settled():
+    leases = Leases(10, 5, epochs=1)
+    first, second = leases.take(0), leases.take(0)
+    leases.finish(first)
+    assert not leases.over
+    leases.reject(second, "non-finite")
+    for _ in range(2):
+        assert not leases.over
+        leases.reject(leases.take(0), "non-finite")
+    assert leases.over
+    assert Leases(10, 5, epochs=0).over
+    assert not Leases(10, 5).over
 
 
 def test_dynamic_leases_go_to_whoever_asks():

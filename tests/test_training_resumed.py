@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 import tardigrad
-from tardigrad import training
+from tardigrad import saving
 from tardigrad.engines.base import Observer
 from tardigrad.errors import Diverged, RunDirectoryError, Stopped
 from tardigrad.leases import epoch_permutation
@@ -73,11 +73,13 @@ def train_in_parts(place, stops, **changes):
 
 
 def read(place):
-    """All that a run directory says, but for wall time and environment."""
+    """All that a run directory says, but for wall times and environment."""
     evaluations = [json.loads(line) for line in (place / "evaluations.jsonl").read_text().splitlines()]
     summary = json.loads((place / "summary.json").read_text())
     for record in (*evaluations, summary):
         del record["wall"]
+    for record in (*evaluations, summary["evaluations"]):
+        del record["seconds"]
     names = {path.name for path in place.iterdir()}
     weights = (place / "weights.safetensors").read_bytes()
     return (place / "log.jsonl").read_bytes(), evaluations, json.dumps(summary), weights, names
@@ -219,14 +221,14 @@ def test_what_was_done_after_the_checkpoint_is_undone_and_kept(tmp_path):
 def test_checkpoints_come_after_so_many_minutes(tmp_path, monkeypatch):
     """A clock that goes on by 20 s whenever it is read: at the beginning, after each push, after each checkpoint."""
     written, clock = [], count(step=20.0)
-    write = training.write_checkpoint
+    write = saving.write_checkpoint
 
-    def noted(directory, state, *, version, growing):
+    def noted(directory, state, *, version, **rest):
         written.append(version)
-        return write(directory, state, version=version, growing=growing)
+        return write(directory, state, version=version, **rest)
 
-    monkeypatch.setattr(training, "write_checkpoint", noted)
-    monkeypatch.setattr(training, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(saving, "write_checkpoint", noted)
+    monkeypatch.setattr(saving, "perf_counter", lambda: next(clock))
     train(tmp_path / "run", checkpoint_every=1.0, epochs=1)
     assert written == [3, 6, 9, 12]
     train(tmp_path / "never", stop=lambda: False, epochs=1)

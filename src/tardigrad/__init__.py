@@ -13,7 +13,9 @@ from tardigrad._version import __version__
 
 if TYPE_CHECKING:
     from tardigrad.config import RunConfig
+    from tardigrad.exporting import export
     from tardigrad.records import Commit, Held, Lease, Rejected, Snapshot
+    from tardigrad.replaying import replay
     from tardigrad.rules import register_rule
     from tardigrad.rules.base import Compensation, Rule
     from tardigrad.rules.base import make_rule as rule
@@ -33,7 +35,9 @@ _HOMES = {
     "RunConfig": "tardigrad.config:RunConfig",
     "Snapshot": "tardigrad.records:Snapshot",
     "Task": "tardigrad.tasks.base:Task",
+    "export": "tardigrad.exporting:export",
     "register_rule": "tardigrad.rules:register_rule",
+    "replay": "tardigrad.replaying:replay",
     "rule": "tardigrad.rules.base:make_rule",
     "resume": "tardigrad.training:resume",
     "train": "tardigrad.training:train",
@@ -52,7 +56,9 @@ __all__ = [
     "Snapshot",
     "Task",
     "__version__",
+    "export",
     "register_rule",
+    "replay",
     "resume",
     "rule",
     "train",

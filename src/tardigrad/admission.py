@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 
+from tardigrad.errors import InvalidArgument, ProtocolError
 from tardigrad.participants import WorkerRecord
 from tardigrad.records import Push, RejectReason
 
@@ -26,3 +28,27 @@ def is_finite(push: Push) -> bool:
     """
     norm = float(torch.linalg.vector_norm(push.gradient)) if push.norm is None else push.norm
     return math.isfinite(norm) or bool(torch.isfinite(push.gradient).all())
+
+
+def require_in_turn(push: Push, record: WorkerRecord, *, waits: bool, has_read: bool) -> None:
+    """Raise `ProtocolError` for a push at a moment when it has no meaning.
+
+    Args:
+        push: of a live worker's present life.
+        record: the server's of that worker.
+        waits: whether a push of this worker waits for its round already.
+        has_read: whether the worker has a backup.
+    """
+    if push.lease != record.lease:
+        raise ProtocolError(f"worker {push.worker} pushes {push.lease} but holds {record.lease}.")
+    if waits:
+        raise ProtocolError(f"worker {push.worker} has already pushed in this round; pull after the commit.")
+    if not has_read:
+        raise ProtocolError(f"worker {push.worker} joined after version 0 and has not pulled; pull first.")
+
+
+def require_made_with(given: Mapping[str, str], mine: Mapping[str, str]) -> None:
+    """Raise `InvalidArgument` unless a state belongs to a server made with the same parts."""
+    for part, value in mine.items():
+        if given[part] != value:
+            raise InvalidArgument(f"the state belongs to a server with {part} {given[part]}, this one has {value}.")

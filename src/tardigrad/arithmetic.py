@@ -73,6 +73,20 @@ class Arithmetic:
 
 
 @contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Compute with so many threads, and put the old number back; None: as it is."""
+    before = torch.get_num_threads()
+    if number is None or number == before:
+        yield
+        return
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _reproducible() -> Iterator[None]:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32

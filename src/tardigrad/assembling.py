@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 import torch
 
 from tardigrad.arithmetic import Arithmetic
+from tardigrad.blueprint import Blueprint
+from tardigrad.chaos import expected_pushes, fault_plan
 from tardigrad.config import RunConfig
-from tardigrad.data.places import data_directory
 from tardigrad.delays import ComputeTimes, build_delay
-from tardigrad.engines.base import Job, Network
+from tardigrad.engines import ENGINES
+from tardigrad.engines.base import Job, Limits, Network
 from tardigrad.errors import InvalidArgument, UnsupportedPlatform
-from tardigrad.evaluation import Evaluator
 from tardigrad.imports import import_all
 from tardigrad.leases import Leases
 from tardigrad.recipes import load_recipe
 from tardigrad.rules.base import Rule, make_rule
 from tardigrad.schedules import build_schedule
 from tardigrad.server import ParameterServer
-from tardigrad.tasks import TASKS
 from tardigrad.tasks.base import Task
-from tardigrad.worker import Worker
 
 
 def resolve(
     recipe: str | RunConfig | Task, *, rule: str | Rule | None = None, **settings: Any
 ) -> tuple[RunConfig, Task]:
     """The whole configuration and the task it names."""
+    config = configure(recipe, rule=rule, **settings)
+    return config, recipe if isinstance(recipe, Task) else blueprint_of(config).build_task()
+
+
+def configure(recipe: str | RunConfig | Task, *, rule: str | Rule | None = None, **settings: Any) -> RunConfig:
+    """The whole configuration, every keyword and number written out; no data is read."""
     require_platform()
     if isinstance(recipe, Task):
         config = RunConfig(task=recipe.name, recipe=recipe.name)
@@ -41,11 +47,10 @@ def resolve(
     config = config.replace(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
     require_device(config.device)
     import_all(config.imports)
-    task = recipe if isinstance(recipe, Task) else build_task(config)
     if not isinstance(rule, Rule):
         spec, optimizer = resolve_rule(config)
         config = config.replace(rule=spec, optimizer=optimizer)
-    return config, task
+    return config.replace(threads=chosen_threads(config))
 
 
 def resolve_rule(config: RunConfig) -> tuple[str, str]:
@@ -54,20 +59,34 @@ def resolve_rule(config: RunConfig) -> tuple[str, str]:
     return made.spec, made.optimizer_spec
 
 
-def build_task(config: RunConfig) -> Task:
-    """The task a configuration names."""
-    with data_directory(config.data_dir):
-        task = TASKS.build(config.task)
-    if not isinstance(task, Task):
-        raise InvalidArgument(f"task {config.task!r} is not a Task; see tardigrad.tasks.base.")
-    return task
+def blueprint_of(config: RunConfig, made: Task | None = None) -> Blueprint:
+    """From which worker and evaluator of a configuration are built; ``made``: a task that no name leads to."""
+    return Blueprint(
+        task=config.task,
+        seed=config.seed,
+        arithmetic=Arithmetic(config.device, config.precision, config.memory_format, config.cuda_graph),
+        threads=config.threads,
+        recalibrate=config.batchnorm == "recalibrate",
+        imports=config.imports,
+        data_dir=config.data_dir,
+        made=made,
+    )
 
 
-def assemble(config: RunConfig, task: Task, rule: Rule) -> Job:
-    """Build the parts of a run; nobody watches it yet."""
-    task = task.to(config.device)
-    arithmetic = Arithmetic(config.device, config.precision, config.memory_format, config.cuda_graph)
-    body = Worker(task, seed=config.seed, arithmetic=arithmetic)
+def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True, life: int = 0) -> Job:
+    """Build the parts of a run; nobody watches it yet.
+
+    Args:
+        config: resolved.
+        task: that it names, or one of the caller's own.
+        rule: that it names.
+        named: whether the configuration's word leads to the task, so that other processes can build it.
+        life: how often the run was taken up again.
+    """
+    engine = ENGINES.load(config.engine)
+    blueprint = blueprint_of(config, None if named else task)
+    here = blueprint.on("cpu") if engine.has_processes else blueprint
+    body = here.build_worker(task)
     samples = len(task.train)
     schedule = build_schedule(config.schedule, warmup=config.warmup)
     leases = Leases(
@@ -93,16 +112,30 @@ def assemble(config: RunConfig, task: Task, rule: Rule) -> Job:
         measure_every=config.measure_every,
         layout=body.layout,
     )
-    recalibrate = config.batchnorm == "recalibrate"
+    pushes = expected_pushes(samples, config.batch_size, epochs=config.epochs)
     return Job(
         server=server,
         body=body,
-        evaluator=Evaluator(task, seed=config.seed, recalibrate=recalibrate, arithmetic=arithmetic),
+        evaluator=here.build_evaluator(task),
         times=_compute_times(config),
         network=Network(config.latency, config.bandwidth, config.service),
         samples_per_epoch=samples,
         evaluate_every=config.evaluate_every,
+        blueprint=blueprint,
+        faults=fault_plan(config.chaos, workers=config.workers, pushes=pushes),
+        life=life,
+        limits=Limits(
+            config.hang_after, config.first_step, config.max_restarts, config.on_failure, config.digest_every
+        ),
+        speeds=config.speeds,
     )
+
+
+def chosen_threads(config: RunConfig) -> int:
+    """Threads that compute a gradient: those asked for, or so many that real workers do not crowd the cores."""
+    if config.threads or not ENGINES.load(config.engine).has_processes:
+        return config.threads or 1
+    return max(1, len(os.sched_getaffinity(0)) // config.workers)
 
 
 def require_platform() -> None:

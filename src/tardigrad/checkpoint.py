@@ -6,6 +6,9 @@
 Both are written beside their places, flushed to the disk and renamed, the JSON last: it makes the checkpoint. Its
 first line is the checksum of the rest, which names the checksums of the tensors and of the run's growing files (log,
 evaluations) as far as they reached. So a file that was torn or altered is noticed, and the checkpoint before is used.
+
+A state and its positions are taken at one moment, which costs one copy. Writing them may then take its time, in
+another thread, while the run goes on and its files grow.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +31,12 @@ import torch
 from torch import Tensor
 
 from tardigrad._version import __version__
+from tardigrad.durable import disk_is_full, full, rename, sync
 from tardigrad.errors import InvalidArgument, RunDirectoryError
+from tardigrad.segments import CURRENT, Position, put_on_disk, require_whole
+from tardigrad.tensorfile import write_tensors
 
-FORMAT = 1
-KEPT = 2  # the last one may be torn by what it is there for; the one before it then serves
+FORMAT = 2
 _STATE = re.compile(r"checkpoint-(\d+)\.json")
 _TENSORS = re.compile(r"checkpoint-(\d+)-[0-9a-f]{8}\.safetensors")
 _UNDER_WAY = re.compile(r"checkpoint-\d+\.\w+\.tmp")
@@ -46,61 +52,75 @@ class Checkpoint:
         path: its JSON file.
         version: of the server.
         state: as it was given to `write_checkpoint`; keys are strings, sequences lists, tensors on the CPU.
-        lengths: for each growing file, how many bytes of it belong to this state.
+        growing: for each file that grows, how much of it belongs to this state.
     """
 
     path: Path
     version: int
     state: dict[str, Any]
-    lengths: dict[str, int]
+    growing: dict[str, Position]
 
 
 class _Damaged(RunDirectoryError):
     """This checkpoint cannot be used; an older one may."""
 
 
-def write_checkpoint(directory: Path, state: Mapping[str, Any], *, version: int, growing: Iterable[str]) -> Path:
-    """Write a state, then remove all but the last two checkpoints; return its JSON file.
+def write_checkpoint(
+    directory: Path, state: Mapping[str, Any], *, version: int, growing: Mapping[str, Position], kept: int = 2
+) -> Path:
+    """Write a state, then remove all but the last checkpoints; return its JSON file.
+
+    May run in a thread of its own while the growing files grow; one call at a time.
 
     Args:
         directory: of the run.
-        state: dicts, lists, tensors, numbers, strings and None, nested; floats are kept to the last bit.
+        state: dicts, lists, tensors, numbers, strings and None, nested; floats are kept to the last bit. Nobody may
+            change it before this returns.
         version: of the server; a checkpoint of the same version is replaced.
-        growing: names of files beside it that only grow, flushed to the disk up to their present ends.
+        growing: names of files beside it that only grow, with where they ended when the state was taken. Up to there
+            they are with the system, and are put on the disk here.
+        kept: how many checkpoints stay, >= 1. One may be torn by what it is there for; the one before it then serves.
+
+    Raises:
+        RunDirectoryError: the disk is full; what was written of this one is removed, and the ones before still stand.
     """
     tensors: dict[str, Tensor] = {}
     packed = _packed(state, "", tensors)
-    content = {
-        "format": FORMAT,
-        "version": version,
-        "written_with": _versions(),
-        "tensors": _write_tensors(directory, tensors, version),
-        "growing": {name: _seal(directory / name) for name in growing},
-        "state": packed,
-    }
-    body = f'"content": {json.dumps(content, allow_nan=False)}}}\n'.encode()
     path = directory / f"checkpoint-{version}.json"
-    beside = path.with_suffix(".json.tmp")
-    with beside.open("wb") as file:
-        file.write(_first_line(body) + body)
-        file.flush()
-        os.fsync(file.fileno())
-    _rename(beside, path)
-    _remove_all_but_the_last(directory, version, content["tensors"]["file"])
+    with _all_or_nothing(path):
+        content = {
+            "format": FORMAT,
+            "version": version,
+            "written_with": _versions(),
+            "tensors": _write_tensors(directory, tensors, version),
+            "growing": {name: position.as_json() for name, position in growing.items()},
+            "state": packed,
+        }
+        _sync_growing(directory, growing)
+        _write_state(path, content)
+    _remove_all_but_the_last(directory, version, content["tensors"]["file"], kept)
     return path
 
 
-def read_checkpoint(directory: Path) -> Checkpoint | None:
+def read_checkpoint(directory: Path, version: int | None = None) -> Checkpoint | None:
     """The newest whole checkpoint of a run directory; None where there is none.
 
     One that is torn or altered is named in a warning, and the one before it read; a warning too says if this is not
     the torch, numpy or processor it was written with.
 
+    Args:
+        directory: of the run.
+        version: read the checkpoint of this version and no other.
+
     Raises:
-        RunDirectoryError: when none of those that are there can be used, or the format is another one.
+        RunDirectoryError: when none of those that are there can be used, the format is another one, or there is none
+            of that version.
     """
+    if version is not None:
+        return _of_version(directory, version)
     damages = []
-    for path in sorted(_states(directory), key=_version_of, reverse=True):
+    for known in reversed(list_checkpoints(directory)):
+        path = _path(directory, known)
         try:
             found = _read(path)
         except _Damaged as damage:
@@ -114,9 +134,14 @@ def read_checkpoint(directory: Path) -> Checkpoint | None:
     return None
 
 
+def list_checkpoints(directory: Path) -> list[int]:
+    """The versions of the checkpoints of a run directory, whole or not, in order."""
+    return sorted(_version_of(path) for path in _states(directory))
+
+
 def has_checkpoint(directory: Path) -> bool:
     """Whether there is a checkpoint, whole or not."""
-    return any(True for _ in _states(directory))
+    return bool(list_checkpoints(directory))
 
 
 def is_checkpoint_file(name: str) -> bool:
@@ -147,32 +172,64 @@ def _version_of(path: Path) -> int:
     return int(path.name.split("-")[1].split(".")[0])
 
 
+def _path(directory: Path, version: int) -> Path:
+    return directory / f"checkpoint-{version}.json"
+
+
+@contextmanager
+def _all_or_nothing(path: Path) -> Iterator[None]:
+    """Remove what was written of a checkpoint if the rest cannot be, and say so if the disk is full."""
+    directory, version = path.parent, _version_of(path)
+    before = {file for file in _files(directory) if not _UNDER_WAY.fullmatch(file.name)}
+    try:
+        yield
+    except OSError as error:
+        for file in _files(directory):
+            mine = file not in before and _version_of(file) == version
+            if mine and (path not in before or _UNDER_WAY.fullmatch(file.name)):  # else both may be in use now
+                file.unlink(missing_ok=True)
+        if disk_is_full(error):
+            raise _full(path) from error
+        raise
+
+
+def _full(path: Path) -> RunDirectoryError:
+    known = list_checkpoints(path.parent)
+    stands = f"{_path(path.parent, known[-1])} still stands" if known else "There is no earlier checkpoint"
+    return full(path, f"{stands}; make room, then go on from the last one.")
+
+
+def _sync_growing(directory: Path, growing: Mapping[str, Position]) -> None:
+    """Put the growing files on the disk as far as the system has them."""
+    for name in growing:
+        if name == CURRENT:
+            put_on_disk(directory)
+        else:
+            sync(directory / name)
+
+
+def _write_state(path: Path, content: Mapping[str, Any]) -> None:
+    body = f'"content": {json.dumps(content, allow_nan=False)}}}\n'.encode()
+    beside = path.with_suffix(".json.tmp")
+    with beside.open("wb") as file:
+        file.write(_first_line(body) + body)
+        file.flush()
+        os.fsync(file.fileno())
+    rename(beside, path)
+
+
 def _write_tensors(directory: Path, tensors: Mapping[str, Tensor], version: int) -> dict[str, str]:
     """Write the tensors; their file's name holds its checksum, so that it replaces no other one."""
     beside = directory / f"checkpoint-{version}.safetensors.tmp"
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(plain, beside)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    digest = _digest(beside)
+    digest = write_tensors(beside, tensors)
     path = directory / f"checkpoint-{version}-{digest[:8]}.safetensors"
-    _rename(beside, path)
+    rename(beside, path)
     return {"file": path.name, "blake2b": digest}
 
 
-def _rename(beside: Path, path: Path) -> None:
-    """Put a file in its place, and that on the disk."""
-    os.replace(beside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _remove_all_but_the_last(directory: Path, version: int, tensors: str) -> None:
+def _remove_all_but_the_last(directory: Path, version: int, tensors: str, number: int) -> None:
     """Keep this checkpoint and the ones before it that are kept; one of a later version was not usable."""
-    kept = sorted({known for path in _states(directory) if (known := _version_of(path)) <= version})[-KEPT:]
+    kept = [known for known in list_checkpoints(directory) if known <= version][-number:]
     for path in _files(directory):
         stray = _TENSORS.fullmatch(path.name) and _version_of(path) == version and path.name != tensors
         if stray or _version_of(path) not in kept or _UNDER_WAY.fullmatch(path.name):
@@ -180,21 +237,6 @@ def _remove_all_but_the_last(directory: Path, version: int, tensors: str) -> Non
 
 
 # -- checksums -----------------------------------------------------------------------------------------------
-
-
-def _digest(path: Path, length: int | None = None) -> str:
-    """The checksum of a file, or of its first ``length`` bytes."""
-    state, left = hashlib.blake2b(digest_size=16), math.inf if length is None else length
-    with path.open("rb") as file:
-        while left > 0 and (piece := file.read(int(min(left, 1 << 20)))):
-            state.update(piece)
-            left -= len(piece)
-    return state.hexdigest()
-
-
-def _seal(path: Path) -> dict[str, Any]:
-    length = path.stat().st_size
-    return {"bytes": length, "blake2b": _digest(path, length)}
 
 
 def _first_line(body: bytes) -> bytes:
@@ -209,13 +251,21 @@ def _read(path: Path) -> Checkpoint:
             f"{content['written_with']['tardigrad']}; this one reads format {FORMAT}. Go on with that one. {_ANEW}"
         )
     tensors = _beside(path, content["tensors"]["file"])
-    _require_whole(tensors, content["tensors"]["blake2b"])
-    for name, seal in content["growing"].items():
-        _require_whole(_beside(path, name), seal["blake2b"], seal["bytes"])
+    positions = {name: Position(**plain) for name, plain in content["growing"].items()}
+    _require_all_whole(
+        tensors, content["tensors"]["blake2b"], {_beside(path, name): positions[name] for name in positions}
+    )
     _warn_of_other_versions(path, content["written_with"])
     state = _unpacked(content["state"], safetensors.torch.load_file(tensors))
-    lengths = {name: int(seal["bytes"]) for name, seal in content["growing"].items()}
-    return Checkpoint(path, content["version"], state, lengths)
+    return Checkpoint(path, content["version"], state, positions)
+
+
+def _of_version(directory: Path, version: int) -> Checkpoint:
+    known = list_checkpoints(directory)
+    if version not in known:
+        held = f"it has: {', '.join(map(str, known))}" if known else "it has none"
+        raise RunDirectoryError(f"{directory} holds no checkpoint of version {version}; {held}.")
+    return _read(_path(directory, version))
 
 
 def _beside(path: Path, name: str) -> Path:
@@ -234,11 +284,13 @@ def _whole_content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _require_whole(path: Path, digest: str, length: int | None = None) -> None:
-    if not path.is_file():
-        raise _Damaged(f"{path}, which a checkpoint needs, is missing.")
-    if _digest(path, length) != digest:
-        raise _Damaged(f"{path}, which a checkpoint needs, is torn or was altered: its checksum is another.")
+def _require_all_whole(tensors: Path, digest: str, growing: Mapping[Path, Position]) -> None:
+    try:
+        require_whole(tensors, Position(tensors.stat().st_size if tensors.is_file() else 0, digest))
+        for path, position in growing.items():
+            require_whole(path, position)
+    except RunDirectoryError as error:
+        raise _Damaged(*error.args) from error
 
 
 def _versions() -> dict[str, str]:

@@ -46,8 +46,13 @@ class CommitPath(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def apply(self, weights: Tensor, parts: Sequence[Part], *, measure: bool = False) -> float | None:
-        """Apply one commit in place; return ||compensation|| / ||gradient|| where ``measure``, else None."""
+    def apply(
+        self, weights: Tensor, parts: Sequence[Part], *, measure: bool = False, mirrors: Sequence[Tensor] = ()
+    ) -> float | None:
+        """Apply one commit in place; return ||compensation|| / ||gradient|| where ``measure``, else None.
+
+        The new weights are also written into each of ``mirrors``, in the same pass; a part's backup may be one of them.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -86,7 +91,9 @@ class ExactPath(CommitPath):
         self._views = {scope: _views(scope, layout, block) for scope in ("element", "tensor", "model")}
 
     @torch.no_grad()
-    def apply(self, weights: Tensor, parts: Sequence[Part], *, measure: bool = False) -> float | None:
+    def apply(
+        self, weights: Tensor, parts: Sequence[Part], *, measure: bool = False, mirrors: Sequence[Tensor] = ()
+    ) -> float | None:
         """Apply one commit in place; see the base class."""
         first, second = self._rule.compensation.scope, self._rule.optimizer.scope
         if first == "model":
@@ -97,12 +104,16 @@ class ExactPath(CommitPath):
             for view in self._views[first]:
                 w = view(weights)
                 self._step(w, self._compensated(w, parts, view, norms), view, facts)
+                for mirror in mirrors:
+                    view(mirror).copy_(w)
         else:
             gradient = torch.zeros_like(weights)  # no piece covers the gaps of a layout: they stay zero
             for view in self._views[first]:
                 view(gradient).copy_(self._compensated(view(weights), parts, view, norms))
             for view in self._views[second]:
                 self._step(view(weights), view(gradient), view, facts)
+                for mirror in mirrors:
+                    view(mirror).copy_(view(weights))
         return None if norms is None else math.sqrt(norms[0] / norms[1]) if norms[1] > 0.0 else 0.0
 
     def _measured(self, weights: Tensor, part: Part) -> Part:

@@ -20,12 +20,12 @@ from typing import Any
 
 from tardigrad.algorithms import DEFAULT, configure
 from tardigrad.config import FORMAT, RunConfig
+from tardigrad.durable import write_json
 from tardigrad.errors import Diverged, InvalidArgument, RunDirectoryError, Stopped, TardigradError
 from tardigrad.hyperparameters import require_integer
 from tardigrad.imports import import_all
 from tardigrad.recipes import load_recipe
-from tardigrad.recording import write_json
-from tardigrad.training import resolve_rule, train
+from tardigrad.training import chosen_threads, resolve_rule, train
 
 _DONE = ("finished", "diverged")
 
@@ -159,7 +159,8 @@ def finished_status(directory: Path, config: RunConfig) -> str | None:
         return None
     # A directory's name leaves out settings at their defaults, and defaults may change with the version.
     rule, optimizer = resolve_rule(config)
-    return status if stored.computes == config.replace(rule=rule, optimizer=optimizer).computes else None
+    wanted = config.replace(rule=rule, optimizer=optimizer, threads=chosen_threads(config))
+    return status if stored.computes == wanted.computes else None
 
 
 def _status(directory: Path) -> str | None:

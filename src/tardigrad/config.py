@@ -15,7 +15,17 @@ from tardigrad.hyperparameters import require_choice, require_flag, require_inte
 from tardigrad.specs import as_declared
 
 FORMAT = 1
-_NOT_IDENTITY = ("label", "imports", "recipe", "data_dir", "checkpoint_every")
+_NAMES_AND_PLACES = ("label", "imports", "recipe", "data_dir")
+_SAFETY = (
+    "checkpoint_every",
+    "checkpoints_kept",
+    "digest_every",
+    "hang_after",
+    "first_step",
+    "max_restarts",
+    "on_failure",
+)
+_NOT_IDENTITY = _NAMES_AND_PLACES + _SAFETY
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +66,8 @@ class RunConfig:
     """How long a gradient takes in virtual time: 'constant(1)', uniform, 'gamma(machine_cv=0.6)', lognormal,
     'shifted-exponential(shift=0.5)', exponential, 'pareto(shape=2.5)', phases, 'trace("runs/mine")'."""
     speeds: tuple[float, ...] = ()
-    """One factor for each worker: a worker of speed 2 needs half the time. Empty: all alike."""
+    """One factor for each worker: a worker of speed 2 needs half the time. Empty: all alike. With real workers at most
+    1: one of speed 0.25 sleeps until its gradient has taken four times as long."""
     straggler_probability: float = 0.0
     """Chance that a gradient is a straggler, in [0, 1]."""
     straggler_factor: float = 10.0
@@ -68,7 +79,7 @@ class RunConfig:
     service: float = 0.0
     """Seconds of virtual time for which a push keeps the server busy."""
     engine: str = "simulated"
-    """Where server and workers live."""
+    """Where server and workers live: simulated (one process, virtual time) or local (a process for each worker)."""
     commit_path: str = "exact"
     """How the rule's equations are applied."""
     seed: int = 0
@@ -77,8 +88,8 @@ class RunConfig:
     """Epochs between evaluations, > 0."""
     measure_every: int = 20
     """Commits between measurements of ||compensation|| / ||gradient||; 0: never."""
-    threads: int = 1
-    """Threads that compute a gradient."""
+    threads: int = 0
+    """Threads that compute a gradient; 0: one in the simulator, with real workers the cores divided among them."""
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -92,6 +103,20 @@ class RunConfig:
     """Folder with data sets; empty: TARDIGRAD_DATA, else a cache folder."""
     checkpoint_every: float = 0.0
     """Minutes between checkpoints; 0: only when a run is stopped."""
+    checkpoints_kept: int = 2
+    """How many checkpoints are kept, >= 1; 2 or more survive one that is torn."""
+    digest_every: int = 0
+    """Commits between digests of the weights in the log, which a replay compares; 0: at evaluations and at the end."""
+    hang_after: float = 30.0
+    """Seconds without a push after which a real worker is ended and restarted, or 20 times its median step if more."""
+    first_step: float = 120.0
+    """Seconds a real worker may take to start and to push for the first time."""
+    max_restarts: int = 3
+    """How often a real worker is restarted after it died, raised or hung."""
+    on_failure: Literal["restart", "raise"] = "restart"
+    """What a worker's failure does: the worker is restarted, or the run ends with its traceback."""
+    chaos: str = ""
+    """Faults to bring about: a seed, or a list such as 'kill worker 2 at push 40; pause worker 1 at push 3 for 3 s'."""
     imports: tuple[str, ...] = ()
     """Modules or Python files to import first: those that register your own rules and tasks."""
     label: str = ""
@@ -117,6 +142,8 @@ class RunConfig:
         """
         default = RunConfig().as_json()
         content = {key: value for key, value in self.computes.items() if value != default[key]}
+        if self.threads == 1:  # what 0 means in the simulator
+            del content["threads"]
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=3).hexdigest()
 
     @property
@@ -170,7 +197,13 @@ def _check(config: RunConfig) -> None:
     require_number("run", "evaluate_every", config.evaluate_every, low=0.0, include_low=False)
     require_integer("run", "workers", config.workers, low=1)
     require_integer("run", "epochs", config.epochs, low=0)
-    require_integer("run", "threads", config.threads, low=1)
+    require_integer("run", "threads", config.threads, low=0)
+    require_integer("run", "checkpoints_kept", config.checkpoints_kept, low=1)
+    require_integer("run", "digest_every", config.digest_every, low=0)
+    require_integer("run", "max_restarts", config.max_restarts, low=0)
+    require_choice("run", "on_failure", config.on_failure, ("restart", "raise"))
+    for name in ("hang_after", "first_step"):
+        require_number("run", name, getattr(config, name), low=0.0, high=float("inf"), include_low=False)
     require_integer("run", "measure_every", config.measure_every, low=0)
     require_integer("run", "seed", config.seed, low=0)
     require_choice("run", "on_stale", config.on_stale, ("reject", "reweight"))

@@ -7,6 +7,9 @@ TardigradError
 ├── ProtocolError (RuntimeError)       a call at a moment when it has no meaning (a pull that must wait)
 ├── Diverged (ArithmeticError)         the weights are no longer finite
 ├── Stopped (RuntimeError)             a run was stopped where it can go on
+├── WorkerFailed (RuntimeError)        a worker failed, and its failure was to end the run
+├── AllWorkersLost (RuntimeError)      no worker is left; the run goes on from its checkpoint
+├── ReplayError (RuntimeError)         a log that cannot be replayed here, and why
 ├── RunDirectoryError (OSError)        a run directory that is missing, damaged or unfinished
 ├── DataError (OSError)                data files that are missing, damaged or not what was published
 ├── MissingDependencyError (ImportError)   an optional package is needed
@@ -16,8 +19,26 @@ TardigradError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
+
+
+class _FailureLike(Protocol):
+    """What is read of a `tardigrad.records.Failure`; this module imports nothing of the package."""
+
+    @property
+    def worker(self) -> int: ...
+    @property
+    def incarnation(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def exit_code(self) -> int | None: ...
+    @property
+    def traceback(self) -> str: ...
 
 
 class TardigradError(Exception):
@@ -79,6 +100,37 @@ class Stopped(TardigradError, RuntimeError):
         )
 
 
+class WorkerFailed(TardigradError, RuntimeError):
+    """A worker failed, and its failure was to end the run (``on_failure="raise"``).
+
+    Attributes:
+        failure: `tardigrad.records.Failure`: worker, incarnation, version, exit code and traceback.
+    """
+
+    def __init__(self, failure: _FailureLike) -> None:
+        self.failure = failure
+        super().__init__(_sentence(failure))
+
+
+class AllWorkersLost(TardigradError, RuntimeError):
+    """Every worker failed more often than it may be restarted. The last state is saved.
+
+    Attributes:
+        failures: the last ones, `tardigrad.records.Failure`.
+        version: the server's.
+    """
+
+    def __init__(self, version: int, failures: Sequence[_FailureLike]) -> None:
+        self.failures = list(failures)
+        self.version = version
+        last = _sentence(self.failures[-1]) if self.failures else "Every worker was removed."
+        super().__init__(f"no worker is left at version {version}, and none may be restarted. {last}")
+
+
+class ReplayError(TardigradError, RuntimeError):
+    """A log that cannot be replayed here; the message says why."""
+
+
 class RunDirectoryError(TardigradError, OSError):
     """A run directory that is missing, damaged or unfinished."""
 
@@ -102,3 +154,9 @@ class MissingDependencyError(TardigradError, ImportError):
 
 class UnsupportedPlatform(TardigradError, RuntimeError):
     """Neither Linux nor a CPU or CUDA device."""
+
+
+def _sentence(failure: _FailureLike) -> str:
+    code = "" if failure.exit_code is None else f", exit code {failure.exit_code}"
+    words = f"Worker {failure.worker} (life {failure.incarnation}) {failure.kind} at version {failure.version}{code}."
+    return words + (f"\n{failure.traceback.rstrip()}" if failure.traceback else "")

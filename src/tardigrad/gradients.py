@@ -39,12 +39,19 @@ class Gradient:
         loss: (outputs, targets) -> a scalar tensor.
         layout: of the flat buffer.
         arithmetic: how to compute.
+        flat: the buffer; None: one of its own.
     """
 
     def __init__(
-        self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], *, layout: FlatLayout, arithmetic: Arithmetic
+        self,
+        model: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        *,
+        layout: FlatLayout,
+        arithmetic: Arithmetic,
+        flat: Tensor | None = None,
     ) -> None:
-        self.flat = layout.zeros()
+        self.flat = layout.zeros() if flat is None else flat
         self._model, self._loss, self._arithmetic = model, loss, arithmetic
         self._parameters: list[Tensor] = [parameter for _, parameter in trainable(model)]
         self._views = layout.views(self.flat)

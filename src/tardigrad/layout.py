@@ -96,6 +96,10 @@ class FlatLayout:
                 view.copy_(tensor)
         return flat
 
+    def digests(self, flat: Tensor) -> dict[str, str]:
+        """Name of each tensor -> 16 hexadecimal letters that tell its bytes, in row-major order, from any others."""
+        return {name: _digest(view) for name, view in zip(self.names, self.views(flat), strict=True)}
+
     def pack_gradient(self, gradient: Tensor | Sequence[Tensor]) -> Tensor:
         """A gradient as given to a push, checked, as one buffer of shape (size,).
 
@@ -147,6 +151,11 @@ def attach(layout: FlatLayout, model: nn.Module, flat: Tensor) -> None:
     """Make a model's trainable parameters views of ``flat``, keeping the values ``flat`` holds."""
     for (_, parameter), view in zip(trainable(model), layout.views(flat), strict=True):
         parameter.data = view
+
+
+def _digest(tensor: Tensor) -> str:
+    plain = tensor.detach().cpu().contiguous().numpy()
+    return hashlib.blake2b(plain.data, digest_size=8).hexdigest()
 
 
 def _count(shape: Iterable[int]) -> int:

@@ -63,6 +63,7 @@ class Leases:
         self.epochs = None if epochs is None else require_integer("leases", "epochs", epochs, low=0)
         self.policy = require_choice("leases", "policy", policy, ("dynamic", "static"))
         self._sizes = _sizes(batch_size, workers)
+        self._fewest = -(-self.samples // max(self._sizes))  # stretches that an epoch has at least
         self._seed = seed
         self._members = set(range(workers))
         self._cursor = (0, 0)  # dynamic: next epoch and position; static: next epoch to deal
@@ -92,18 +93,25 @@ class Leases:
             epoch += 1
         return epoch
 
+    @property
+    def over(self) -> bool:
+        """Whether every sample of every epoch was applied or is listed as lost."""
+        return self.epochs is not None and self.applied + self.lost_samples == self.epochs * self.samples
+
     def size_of(self, worker: int) -> int:
         """The batch size of one worker; a worker beyond those named at first has the last one's."""
         return self._sizes[min(worker, len(self._sizes) - 1)]
 
     def available(self, worker: int) -> bool:
         """Whether `take` would give this worker a lease."""
-        return self.plenty or bool(self._returned or self._queues.get(worker))
+        return bool(self._returned or self._queues.get(worker)) or self._promised(worker)
 
     @property
     def plenty(self) -> bool:
-        """Whether an epoch is left of which something is not yet handed out or dealt: then there is some for all."""
-        return self.epochs is None or self._cursor[0] < self.epochs
+        """Whether what is not yet handed out or dealt has something for every worker."""
+        if not self._left or self.policy == "dynamic" or self._fewest >= len(self._members):
+            return self._left
+        return all(self._promised(worker) for worker in self._members)
 
     def take(self, worker: int) -> Lease | None:
         """The next lease for this worker; None when the last epoch is handed out."""
@@ -161,23 +169,39 @@ class Leases:
 
     def _next_dealt(self, worker: int) -> Lease | None:
         while not self._queues.get(worker):
+            if not self._promised(worker):
+                return None  # and nothing is dealt: a worker that asks in vain changes nothing
             epoch = self._cursor[0]
-            if (self.epochs is not None and epoch >= self.epochs) or worker not in self._members:
-                return None
-            self._deal(epoch)
+            for member, dealt in self._deal(epoch).items():
+                self._queues.setdefault(member, deque()).extend(dealt)
             self._cursor = (epoch + 1, 0)
         return self._queues[worker].popleft()
 
-    def _deal(self, epoch: int) -> None:
-        """Deal one epoch's stretches in turn to the members, in an order drawn anew for each epoch."""
+    @property
+    def _left(self) -> bool:
+        """Whether an epoch is left of which something is not yet handed out or dealt."""
+        return self.epochs is None or self._cursor[0] < self.epochs
+
+    def _promised(self, worker: int) -> bool:
+        """Whether what is left has something for this worker. An epoch may be too small to be dealt to everyone."""
+        if not self._left or self.policy == "dynamic":
+            return self._left
+        if self.epochs is None or self._fewest >= len(self._members):
+            return worker in self._members
+        return any(worker in self._deal(epoch) for epoch in range(self._cursor[0], self.epochs))
+
+    def _deal(self, epoch: int) -> dict[int, list[Lease]]:
+        """One epoch's stretches, dealt in turn to the members in an order drawn anew for each epoch."""
         members = sorted(self._members)
         order = [members[i] for i in random_stream(self._seed, "deal", epoch).permutation(len(members))]
+        dealt: dict[int, list[Lease]] = {}
         start, turn = 0, 0
-        while start < self.samples:
+        while start < self.samples and order:
             worker = order[turn % len(order)]
             stop = min(start + self.size_of(worker), self.samples)
-            self._queues.setdefault(worker, deque()).append(Lease(epoch, start, stop))
+            dealt.setdefault(worker, []).append(Lease(epoch, start, stop))
             start, turn = stop, turn + 1
+        return dealt
 
     def _close(self, lease: Lease) -> None:
         if lease not in self._outstanding:

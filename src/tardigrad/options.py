@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import dataclass, field
@@ -113,6 +114,40 @@ class ReportOptions:
     """Folder for report.html and the pictures; by default the first run directory's report/."""
 
 
+@dataclass(frozen=True, slots=True)
+class StatusOptions:
+    """Show a run: its workers, their pace and staleness, and what happened; on a terminal live, until it ends."""
+
+    run: tyro.conf.Positional[Path]
+    """Its directory."""
+    once: bool = False
+    """Print it once and stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersOptions:
+    """Add workers to a run with real ones, or remove some, while it goes on; without --set say how many there are."""
+
+    run: tyro.conf.Positional[Path]
+    """Its directory."""
+    set: int | None = None
+    """How many workers it is to have, >= 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """Write a run's weights and buffers as a file that the plain model loads, with safetensors and no Tardigrad."""
+
+    run: tyro.conf.Positional[Path]
+    """Its directory."""
+    output: Path | None = None
+    """File to write; by default the run directory's name with .safetensors, here."""
+    checkpoint: int | None = None
+    """Version of a checkpoint to take. By default the final weights, or of a run that has not ended its newest one."""
+    data_dir: str | None = None
+    """Folder with data sets, which building the task may need; by default as the run had it."""
+
+
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
@@ -130,3 +165,22 @@ def seconds_of(duration: str) -> float:
     if total <= 0.0:
         raise InvalidArgument(f"{duration!r} is not a duration above 0; type 9m, 90s or 1h30m.")
     return total
+
+
+def split_recipe(command: str, words: list[str]) -> tuple[RunConfig, str, list[str]]:
+    """The recipe named first, and the options after it; ``--help`` alone shows the defaults of a plain run."""
+    from tardigrad.imports import import_all
+    from tardigrad.recipes import RECIPES, load_recipe
+
+    if words and not words[0].startswith("-"):
+        import_all(_values_of("--imports", words))  # a recipe may be registered there
+        return load_recipe(words[0]), words[0], words[1:]
+    if "-h" in words or "--help" in words:
+        return RunConfig(), "RECIPE", words
+    raise InvalidArgument(f"name a recipe first: tardigrad {command} RECIPE, one of {', '.join(RECIPES.names())}.")
+
+
+def _values_of(option: str, words: list[str]) -> list[str]:
+    """The words after an option, up to the next one."""
+    after = words[words.index(option) + 1 :] if option in words else []
+    return list(itertools.takewhile(lambda word: not word.startswith("--"), after))

@@ -62,6 +62,10 @@ class Participants:
         """Whether a worker takes part."""
         return worker in self._records
 
+    def lives(self, worker: int, incarnation: int) -> bool:
+        """Whether a worker takes part, in this life of it."""
+        return worker in self._records and self._records[worker].incarnation == incarnation
+
     def record(self, worker: int) -> WorkerRecord:
         """The record of a live worker."""
         record = self._records.get(worker)

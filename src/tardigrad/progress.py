@@ -16,8 +16,9 @@ from rich.table import Table
 from tardigrad.compare import Outcome
 from tardigrad.config import RunConfig
 from tardigrad.engines.base import Evaluation, Observer
-from tardigrad.records import Commit, Push, Rejected
+from tardigrad.records import Commit, Failure, Push, Rejected
 from tardigrad.rules.base import make_rule
+from tardigrad.steering import in_words
 from tardigrad.tasks.base import Metric
 from tardigrad.tuning import Choice, Trial
 
@@ -31,22 +32,25 @@ class TrainProgress(Observer):
         config: the run's.
         samples: how many will be applied in all.
         metric: of the task, for the line at each evaluation.
+        applied: how many were applied already, of a run that goes on.
     """
 
-    def __init__(self, config: RunConfig, *, samples: int, metric: Metric | None) -> None:
+    def __init__(self, config: RunConfig, *, samples: int, metric: Metric | None, applied: int = 0) -> None:
         self._console = Console(stderr=True)
         self._live = self._console.is_terminal
         self._metric = metric
         self._losses: deque[float] = deque(maxlen=_RECENT)
         self._staleness: deque[int] = deque(maxlen=_RECENT)
-        self._applied, self._rejected = 0, 0
+        self._begun_at, self._applied, self._rejected = applied, applied, 0
         self._since = perf_counter()
         columns = (
             TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[state]}"), TimeRemainingColumn(),
         )  # fmt: skip
         self._bar = Progress(*columns, console=self._console, disable=not self._live, transient=True)
-        self._task: TaskID = self._bar.add_task(f"{config.shown} x {config.workers}", total=samples, state="")
+        self._task: TaskID = self._bar.add_task(
+            f"{config.shown} x {config.workers}", total=samples, completed=applied, state=""
+        )
 
     def __enter__(self) -> Self:
         """Begin to show."""
@@ -72,20 +76,43 @@ class TrainProgress(Observer):
         """Count it."""
         self._rejected += 1
 
+    def failed(self, time: float, failure: Failure) -> None:
+        """A line that stays, and what was raised."""
+        self._say(f"{time:.1f} s: {in_words(failure)}")
+
+    def joined(self, time: float, worker: int, incarnation: int) -> None:
+        """A line that stays."""
+        how = f"is restarted, life {incarnation}" if incarnation else "is added"
+        self._say(f"{time:.1f} s: worker {worker} {how}")
+
+    def left(self, time: float, worker: int, incarnation: int, reason: str) -> None:
+        """A line that stays; of a worker that failed there is one already."""
+        if reason != "failed":
+            self._say(f"{time:.1f} s: worker {worker} leaves: {reason}")
+
+    def noted(self, time: float, words: str) -> None:
+        """A line that stays."""
+        self._say(f"{time:.1f} s: {words}")
+
     def evaluated(self, evaluation: Evaluation) -> None:
-        """One line that stays."""
+        """A line that stays."""
         words = [f"epoch {evaluation.epoch:6.2f}"]
         for split, scores in evaluation.scores.items():
             name = self._metric.name if self._metric else "loss"
             scale, unit = (self._metric.scale, self._metric.unit) if self._metric else (1.0, "")
             words.append(f"{split} {name} {scale * scores[name]:.4g}{' ' + unit if unit else ''}")
-        words.append(self._state() or f"loss {evaluation.scores['test']['loss']:.4g} before training")
-        self._console.print("  ".join(words), highlight=False, soft_wrap=True)
+        before = f"loss {evaluation.scores['test']['loss']:.4g} before training"
+        words.append(self._state() if evaluation.version else before)  # an evaluation beside training comes late
+        self._say("  ".join(words))
+
+    def _say(self, words: str) -> None:
+        """Above the live line, or where there is none."""
+        self._console.print(words, highlight=False, soft_wrap=True, markup=False)
 
     def _state(self) -> str:
         if not self._losses:
             return ""
-        rate = self._applied / max(perf_counter() - self._since, 1e-9)
+        rate = (self._applied - self._begun_at) / max(perf_counter() - self._since, 1e-9)
         staleness = sum(self._staleness) / len(self._staleness)
         words = f"loss {sum(self._losses) / len(self._losses):.4g}  {rate:,.0f} samples/s  staleness {staleness:.1f}"
         return words + (f"  {self._rejected} rejected" if self._rejected else "")

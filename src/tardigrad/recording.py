@@ -2,11 +2,12 @@
 
     config.json         the resolved configuration
     environment.json    versions, hardware, the command
-    log.jsonl           the schedule: a header, then one line per event, in order
+    log.jsonl           the schedule: a header, then one line per event, in order; see `tardigrad.logs`
+    log-*.jsonl.gz      the earlier segments of a long log
     evaluations.jsonl   one line per evaluation
     summary.json        written last, at once: a run without it is unfinished
     weights.safetensors the final weights and buffers by name
-    checkpoint-*        of a run that has not ended: see `tardigrad.checkpoint`
+    checkpoint-*        to go on from, or to replay from: see `tardigrad.checkpoint`
     undone-N.jsonl      events after the checkpoint that a run was taken up again from; undone-N-evaluations.jsonl
 
 The log is the schedule: with the header's settings it says which worker read which version, computed which samples
@@ -15,15 +16,14 @@ and was committed when, so the run can be computed again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -36,84 +36,29 @@ import torch
 from torch import Tensor
 
 from tardigrad._version import __version__
-from tardigrad.checkpoint import has_checkpoint, is_checkpoint_file
 from tardigrad.config import RunConfig
+from tardigrad.counts import Counts
+from tardigrad.directories import EVALUATIONS
+from tardigrad.durable import GrowingFile, told_if_full, write_json
 from tardigrad.engines.base import Evaluation, Observer
-from tardigrad.errors import RunDirectoryError
 from tardigrad.layout import FlatLayout
-from tardigrad.records import Commit, Lease, Push, Rejected, Snapshot
+from tardigrad.logs import FORMAT, SEGMENT_BYTES, LogWriter
+from tardigrad.records import Commit, Failure, Held, Lease, Push, Rejected, Snapshot
+from tardigrad.segments import CURRENT, Position
 
-FORMAT = 1
-_BEGUN = {"config.json", "environment.json", "log.jsonl", "evaluations.jsonl"}
-_FILES = _BEGUN | {"weights.safetensors", "summary.json", "config.tmp", "environment.tmp", "summary.tmp"}
-_UNDONE = re.compile(r"undone-(\d+)(-evaluations)?\.jsonl")
-GROWING = ("log.jsonl", "evaluations.jsonl")
 EVENTS = {
     "pull": ["time", "worker", "incarnation", "version", "lease"],
     "commit": ["time", "version", "lr", "live", "contributions", "compensation_ratio"],
+    "held": ["time", "worker", "incarnation", "read_version", "lease", "samples", "loss", "norm"],
     "reject": ["time", "worker", "incarnation", "read_version", "lease", "reason", "lost"],
     "join": ["time", "worker", "incarnation"],
-    "leave": ["time", "worker", "incarnation"],
-    "contribution": ["worker", "incarnation", "read_version", "lease", "samples", "loss"],
+    "leave": ["time", "worker", "incarnation", "reason"],
+    "fail": ["time", "worker", "incarnation", "version", "kind", "exit_code", "traceback"],
+    "note": ["time", "words"],
+    "digest": ["version", "digests"],
+    "contribution": ["worker", "incarnation", "read_version", "lease", "samples", "loss", "norm"],
     "lease": ["epoch", "start", "stop"],
 }
-
-
-def create_directory(directory: Path) -> None:
-    """Make a new run directory. One that holds anything but the files of an unfinished run is refused, untouched."""
-    if directory.exists() and not directory.is_dir():
-        raise RunDirectoryError(f"{directory} is a file; name a directory.")
-    held = {path.name for path in directory.iterdir()} if directory.exists() else set()
-    if "summary.json" in held and held.issuperset(_BEGUN):
-        raise RunDirectoryError(f"{directory} holds a finished run; name another directory or remove it.")
-    foreign = [name for name in held - _FILES if not (is_checkpoint_file(name) or _UNDONE.fullmatch(name))]
-    if held and (foreign or not held.issuperset(_BEGUN)):
-        raise RunDirectoryError(f"{directory} holds files that are not a run; name another directory.")
-    for name in held:
-        (directory / name).unlink()
-    directory.mkdir(parents=True, exist_ok=True)
-
-
-def may_go_on(directory: Path) -> bool:
-    """Whether a directory holds a run that did not end, with a checkpoint."""
-    if not directory.is_dir() or not all((directory / name).is_file() for name in _BEGUN):
-        return False
-    ended = directory / "summary.json"
-    return has_checkpoint(directory) and (not ended.exists() or _status(ended) == "interrupted")
-
-
-def cut_back(directory: Path, lengths: Mapping[str, int]) -> None:
-    """Go back to a checkpoint: its log and its evaluations end there, what came after moves to ``undone-N``.
-
-    Args:
-        directory: of the run.
-        lengths: for each of `GROWING`, how many bytes stay.
-    """
-    numbers = [int(found[1]) for path in directory.iterdir() if (found := _UNDONE.fullmatch(path.name))]
-    undone = f"undone-{max(numbers, default=0) + 1}"
-    for name, suffix in zip(GROWING, ("", "-evaluations"), strict=True):
-        with (directory / name).open("r+b") as file:
-            file.seek(lengths[name])
-            tail = file.read()
-            if tail:
-                (directory / f"{undone}{suffix}.jsonl").write_bytes(tail)
-            file.truncate(lengths[name])
-    for name in ("summary.json", "weights.safetensors"):
-        (directory / name).unlink(missing_ok=True)
-
-
-def _status(summary: Path) -> str:
-    try:
-        return str(json.loads(summary.read_text())["status"])
-    except (ValueError, KeyError):
-        return "unreadable"
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file beside its place and rename it, so that a reader never sees half of it."""
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(beside, path)
 
 
 def environment(config: RunConfig) -> dict[str, Any]:
@@ -167,15 +112,19 @@ class Recorder(Observer):
     """Writes a run directory while the run goes on.
 
     Args:
-        directory: an empty one; or, with ``state``, one that was `cut_back`.
+        directory: an empty one; or, with ``state``, one that was cut back.
         config: the resolved configuration.
         layout: of the weights, for header and final weights.
         samples_per_epoch: size of the training set.
         metric: description of the task's metric for reports.
         state: what `state_dict` gave, to go on.
+        segment_bytes: a longer segment of the log is closed and compressed.
 
     Attributes:
-        evaluations: all so far.
+        evaluations: all so far, in the order in which they arrived.
+
+    Raises:
+        RunDirectoryError: in every method: the disk is full.
     """
 
     def __init__(
@@ -187,54 +136,52 @@ class Recorder(Observer):
         samples_per_epoch: int,
         metric: Mapping[str, Any],
         state: Mapping[str, Any] | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         self.directory = directory
         self._layout = layout
         self._metric = dict(metric)
-        self._staleness: dict[int, Counter[int]] = {}
-        self._ratios: list[float] = []
-        self._rejected: Counter[str] = Counter()
-        self._lost = 0
-        self._commits = 0
+        self._counts = Counts()
+        self._digested = -1  # the version of the last digests in the log
+        self._final: str | None = None  # one digest of the final weights
         self.evaluations: list[Evaluation] = []
         if state is None:
             write_json(directory / "config.json", config.as_json())
             write_json(directory / "environment.json", environment(config))
+            header = self._header(config, samples_per_epoch)
+            self._log = LogWriter(directory, header=header, segment_bytes=segment_bytes)
+            self._evaluations = GrowingFile(directory / EVALUATIONS)
         else:
             self._go_on(state, config, samples_per_epoch)
-        mode = "w" if state is None else "a"
-        self._log = (directory / "log.jsonl").open(mode, buffering=1 << 16)
-        self._evaluations = (directory / "evaluations.jsonl").open(mode, buffering=1)
-        if state is None:
-            self._log.write(json.dumps(self._header(config, samples_per_epoch)) + "\n")
+            reached = Position(**state["log"])
+            self._log = LogWriter(directory, resume=reached, segment_bytes=segment_bytes)
+            self._evaluations = GrowingFile(directory / EVALUATIONS, state["evaluations"])
 
     def _go_on(self, state: Mapping[str, Any], config: RunConfig, samples_per_epoch: int) -> None:
         """Restore the counts and the evaluations, and note in what environment the run goes on."""
-        self._commits, self._lost, self._ratios = state["commits"], state["lost"], list(state["ratios"])
-        self._rejected = Counter(state["rejected"])
-        self._staleness = {
-            int(worker): Counter({int(staleness): number for staleness, number in counts.items()})
-            for worker, counts in state["staleness"].items()
-        }
-        lines = (self.directory / "evaluations.jsonl").read_text().splitlines()
+        self._counts.load_state_dict(state["counts"])
+        self._digested = state["digested"]
+        lines = (self.directory / EVALUATIONS).read_text().splitlines()
         read = partial(Evaluation.from_json, samples_per_epoch=samples_per_epoch)
         self.evaluations = [read(json.loads(line)) for line in lines]
         known = json.loads((self.directory / "environment.json").read_text())
-        known.setdefault("resumed", []).append(environment(config) | {"commits": self._commits})
+        known.setdefault("resumed", []).append(environment(config) | {"commits": self._counts.commits})
         write_json(self.directory / "environment.json", known)
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts for the summary. Log and evaluations are on the disk up to here when this returns."""
-        for file in (self._log, self._evaluations):
-            file.flush()
-            os.fsync(file.fileno())
+        """The counts for the summary, and where log and evaluations end; nothing here waits for the disk."""
+        positions = self.positions()
         return {
-            "commits": self._commits,
-            "lost": self._lost,
-            "ratios": list(self._ratios),
-            "rejected": dict(self._rejected),
-            "staleness": {worker: dict(counts) for worker, counts in self._staleness.items()},
+            "counts": self._counts.state_dict(),
+            "digested": self._digested,
+            "log": positions[CURRENT].as_json(),
+            "evaluations": positions[EVALUATIONS].bytes,
         }
+
+    def positions(self) -> dict[str, Position]:
+        """Where log and evaluations end now; to be taken at the same moment as `state_dict`."""
+        evaluations = Position(self._evaluations.length, self._evaluations.checksum())
+        return {CURRENT: self._log.position(), EVALUATIONS: evaluations}
 
     def close(self) -> None:
         """Close the files of a run that is to go on later; it has no summary."""
@@ -253,6 +200,7 @@ class Recorder(Observer):
             "layout": self._layout.hash,
             "commit_path": config.commit_path,
             "threads": config.threads,
+            "server_threads": 1,
             "memory_format": config.memory_format,
             "precision": config.precision,
             "device": config.device,
@@ -265,64 +213,104 @@ class Recorder(Observer):
             "events": EVENTS,
         }
 
-    # The two lines written for every gradient are put together by hand: json.dumps takes five times as long, and
-    # these numbers are all finite but for the loss and the ratio.
+    # The lines written for every gradient are put together by hand: json.dumps takes five times as long, and these
+    # numbers are all finite but for loss, norm and ratio. Loss and norm are fingerprints of the weights that were
+    # read, so they stand there to the last bit; times to the microsecond.
 
     def pulled(self, time: float, worker: int, snapshot: Snapshot) -> None:
         """One line."""
         self._log.write(
-            f'["pull",{time!r},{worker},{snapshot.incarnation},{snapshot.version},{_lease(snapshot.lease)}]\n'
+            f'["pull",{time:.6f},{worker},{snapshot.incarnation},{snapshot.version},{_lease(snapshot.lease)}]\n'
         )
 
     def committed(self, time: float, commit: Commit) -> None:
         """One line, and the counts for the summary."""
-        parts = []
-        for part in commit.contributions:
-            staleness = commit.version - 1 - part.read_version
-            self._staleness.setdefault(part.worker, Counter())[staleness] += 1
-            parts.append(
-                f"[{part.worker},{part.incarnation},{part.read_version},{_lease(part.lease)},{part.samples},"
-                f"{_number(part.loss)}]"
-            )
-        self._commits += 1
-        if commit.compensation_ratio is not None:
-            self._ratios.append(commit.compensation_ratio)
-        ratio, contributions = _number(commit.compensation_ratio), ",".join(parts)
-        self._log.write(f'["commit",{time!r},{commit.version},{commit.lr!r},{commit.live},[{contributions}],{ratio}]\n')
+        self._counts.committed(commit)
+        contributions = ",".join(
+            f"[{part.worker},{part.incarnation},{part.read_version},{_lease(part.lease)},{part.samples},"
+            f"{_exact(part.loss)},{_exact(part.norm)}]"
+            for part in commit.contributions
+        )
+        ratio = commit.compensation_ratio
+        self._log.write(
+            f'["commit",{time:.6f},{commit.version},{commit.lr!r},{commit.live},[{contributions}],'
+            f"{'null' if ratio is None else _rounded(ratio)}]\n"
+        )
+
+    def held(self, time: float, push: Push, result: Held) -> None:
+        """One line."""
+        read = result.version - result.staleness
+        self._log.write(
+            f'["held",{time:.6f},{push.worker},{push.incarnation},{read},{_lease(push.lease)},{push.samples},'
+            f"{_exact(push.loss)},{_exact(push.norm)}]\n"
+        )
 
     def rejected(self, time: float, push: Push, result: Rejected) -> None:
         """One line, and the counts for the summary."""
-        self._rejected[result.reason] += 1
-        if result.lost and push.lease is not None:
-            self._lost += push.lease.samples
+        self._counts.rejected(push, result)
         read = result.version - result.staleness
         lost = "true" if result.lost else "false"
         self._log.write(
-            f'["reject",{time!r},{push.worker},{push.incarnation},{read},{_lease(result.lease)},"{result.reason}",{lost}]\n'
+            f'["reject",{time:.6f},{push.worker},{push.incarnation},{read},{_lease(result.lease)},'
+            f'"{result.reason}",{lost}]\n'
         )
 
+    def joined(self, time: float, worker: int, incarnation: int) -> None:
+        """One line, and the counts for the summary."""
+        self._counts.joined(worker)
+        self._seldom("join", round(time, 6), worker, incarnation)
+
+    def left(self, time: float, worker: int, incarnation: int, reason: str) -> None:
+        """One line, and the counts for the summary."""
+        self._counts.left(worker, reason)
+        self._seldom("leave", round(time, 6), worker, incarnation, reason)
+
+    def failed(self, time: float, failure: Failure) -> None:
+        """One line, and the counts for the summary."""
+        self._counts.failed(failure)
+        life = failure.worker, failure.incarnation, failure.version
+        self._seldom("fail", round(time, 6), *life, failure.kind, failure.exit_code, failure.traceback)
+
+    def digested(self, version: int, digests: Mapping[str, str]) -> None:
+        """One line."""
+        self._digested = version
+        self._seldom("digest", version, dict(digests))
+
+    def noted(self, time: float, words: str) -> None:
+        """One line."""
+        self._seldom("note", round(time, 6), words)
+
+    def _seldom(self, *event: Any) -> None:
+        """A line that a reader should see at once."""
+        self._log.write(json.dumps(event, separators=(",", ":")) + "\n")
+        self._log.flush()
+
     def evaluated(self, evaluation: Evaluation) -> None:
-        """One line of evaluations.jsonl; the log on disk then reaches at least as far."""
+        """One line of evaluations.jsonl; all of the log so far is then on its way to the disk, too."""
         self.evaluations.append(evaluation)
         self._log.flush()
         self._evaluations.write(json.dumps(evaluation.as_json()) + "\n")
+        self._evaluations.flush()
 
     def save_weights(self, flat: Tensor, buffers: Mapping[str, Tensor]) -> None:
-        """Write the final weights and buffers by name, loadable with safetensors and no Tardigrad."""
+        """Write the final weights and buffers by name, loadable with safetensors alone; their digests to the log."""
+        digests = self._layout.digests(flat)
+        self._final = overall(digests)
+        if self._digested != self._counts.version:
+            self.digested(self._counts.version, digests)
         named = dict(zip(self._layout.names, self._layout.views(flat), strict=True)) | dict(buffers)
         plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
-        (self.directory / "weights.safetensors").write_bytes(safetensors.torch.save(plain))
+        path = self.directory / "weights.safetensors"
+        with told_if_full(path, "Make room; a run with a checkpoint goes on from there."):
+            path.write_bytes(safetensors.torch.save(plain))
 
     def finish(self, status: str, *, message: str, memory: Mapping[str, int], gradients: str) -> dict[str, Any]:
         """Write the summary and close the files; ``gradients``: how they were computed, as the worker describes it."""
         self.close()
-        last = self.evaluations[-1] if self.evaluations else None
-        every = Counter[int]()
-        for counts in self._staleness.values():
-            every.update(counts)
-        pushes = sum(every.values())
+        last = max(reversed(self.evaluations), key=lambda evaluation: evaluation.version, default=None)
+        seconds = sum(evaluation.seconds for evaluation in self.evaluations)
         summary = {
-            "format": FORMAT,
+            "format": 1,
             "status": status,
             "message": message,
             "gradients": gradients,
@@ -331,36 +319,36 @@ class Recorder(Observer):
             "epoch": last.epoch if last else 0.0,
             "time": last.time if last else 0.0,
             "wall": last.wall if last else 0.0,
-            "commits": self._commits,
-            "rejected": dict(self._rejected),
-            "lost_samples": self._lost,
-            "staleness": {
-                "mean": sum(k * n for k, n in every.items()) / pushes if pushes else 0.0,
-                "max": max(every, default=0),
-                "histogram": {
-                    str(worker): {str(k): counts[k] for k in sorted(counts)}
-                    for worker, counts in sorted(self._staleness.items())
-                },
-            },
-            "compensation_ratio": {
-                "mean": float(np.mean(self._ratios)) if self._ratios else None,
-                "max": float(np.max(self._ratios)) if self._ratios else None,
-            },
+            **self._counts.summary(),
+            "evaluations": {"number": len(self.evaluations), "seconds": round(seconds, 4)},
+            "digest": self._final,
             "metric": self._metric,
             "parameters": self._layout.numel,
             "memory": {**memory, "total": sum(memory.values())},
         }
-        write_json(self.directory / "summary.json", _without_infinities(summary))
+        path = self.directory / "summary.json"
+        with told_if_full(path, "Make room; a run with a checkpoint goes on from there."):
+            write_json(path, _without_infinities(summary))
         return summary
+
+
+def overall(digests: Mapping[str, str]) -> str:
+    """One digest of all weights, 16 letters: of the parameters' names and digests, in their order."""
+    return hashlib.blake2b(json.dumps(list(digests.items())).encode(), digest_size=8).hexdigest()
 
 
 def _lease(lease: Lease | None) -> str:
     return "null" if lease is None else f"[{lease.epoch},{lease.start},{lease.stop}]"
 
 
-def _number(value: float | None) -> str:
-    """Six digits, which is what a loss is worth; JSON has no word for what is not finite."""
-    return "null" if value is None or not math.isfinite(value) else f"{value:.6g}"
+def _exact(value: float | None) -> str:
+    """Every digit; JSON has no word for what is not finite."""
+    return "null" if value is None or not math.isfinite(value) else repr(value)
+
+
+def _rounded(value: float) -> str:
+    """Six digits, which is what a ratio is worth."""
+    return f"{value:.6g}" if math.isfinite(value) else "null"
 
 
 def _without_infinities(value: Any) -> Any:

@@ -82,7 +82,7 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """One worker's part of a commit."""
+    """One worker's part of a commit; ``loss`` and ``norm`` as pushed, fingerprints of the weights that were read."""
 
     worker: int
     incarnation: int
@@ -90,6 +90,7 @@ class Contribution:
     lease: Lease | None
     samples: int
     loss: float | None = None
+    norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,27 @@ class Rejected:
 
 
 PushResult = Commit | Held | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A worker failed; its lease goes back, and it leaves.
+
+    Attributes:
+        worker, incarnation: whose life ended.
+        kind: "died" (its process ended by itself or was killed), "raised" (its code did) or "hung" (it did not push in
+            time, and was ended).
+        version: the server's, when it was noticed.
+        exit_code: of the process, negative for a signal; None in the simulator.
+        traceback: what it raised, as text; empty where it raised nothing.
+    """
+
+    worker: int
+    incarnation: int
+    kind: Literal["died", "raised", "hung"]
+    version: int
+    exit_code: int | None = None
+    traceback: str = ""
 
 
 @dataclass(frozen=True, slots=True)

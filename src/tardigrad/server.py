@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tardigrad.admission import is_finite, refusal
+from tardigrad.admission import is_finite, refusal, require_in_turn, require_made_with
 from tardigrad.backups import Backups
 from tardigrad.buffers import BufferStore
 from tardigrad.commit import COMMIT_PATHS, CommitPath, Part
@@ -97,10 +97,10 @@ class ParameterServer:
         self._lr = lr
         self._measure_every = require_integer("server", "measure_every", measure_every, low=0)
         self._flat = self.layout.pack(list(weights))
-        self._backups = Backups()
+        self.backups = Backups()
         self._path: CommitPath = COMMIT_PATHS.load(commit_path)(rule, self.layout)
         self.buffers = BufferStore(buffers or {}, batchnorm)
-        self._participants = Participants(self.consistency, leases)
+        self.participants = Participants(self.consistency, leases)
         self._waiting = WaitingPushes()
         self._fruitless = 0
         for worker in range(require_integer("server", "workers", workers, low=1)):
@@ -118,7 +118,7 @@ class ParameterServer:
     @property
     def live(self) -> list[int]:
         """Workers taking part, in order."""
-        return self._participants.live
+        return self.participants.live
 
     @property
     def flat(self) -> Tensor:
@@ -131,11 +131,11 @@ class ParameterServer:
 
     def read_version(self, worker: int) -> int:
         """The version this worker last pulled; 0 before its first pull."""
-        return self._backups.version_of(worker)
+        return self.backups.version_of(worker)
 
     def ready(self) -> list[int]:
         """Workers that may read now, hold no outstanding pull, and for whom there is something to compute."""
-        return self._participants.ready()
+        return self.participants.ready()
 
     def pull(self, worker: int, *, copy: bool = True) -> Snapshot:
         """Hand out the current weights and, where leases are used, the samples to compute next.
@@ -149,17 +149,14 @@ class ParameterServer:
         Raises:
             ProtocolError: when the consistency makes this worker wait; see `ready`.
         """
-        self._participants.start(worker)
-        backup = self._backups.take(worker, self.version, self._flat)
-        buffers = self.buffers.hand_out(worker, self._participants, copy=copy)
+        self.participants.start(worker)
+        backup = self.backups.take(worker, self.version, self._flat)
+        buffers = self.buffers.hand_out(worker, self.participants, copy=copy)
         return self._snapshot(worker, backup.clone() if copy else backup, buffers, shaped=copy)
 
     def outstanding(self, worker: int, buffers: Mapping[str, Tensor]) -> Snapshot:
-        """What this worker's last pull handed out, not copied, with the buffers it was handed (the engine's to keep).
-
-        For an engine that goes on from a state taken ``under_way``.
-        """
-        return self._snapshot(worker, self._backups.of(worker), buffers, shaped=False)
+        """What this worker's last pull handed out, not copied; for an engine that goes on ``under_way``."""
+        return self._snapshot(worker, self.backups.of(worker), buffers, shaped=False)
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -189,7 +186,7 @@ class ParameterServer:
             GradientError: for a gradient that does not fit the weights. Nothing was changed.
             Diverged: when the weights are no longer finite.
         """
-        record = self._participants.record(worker)
+        record = self.participants.record(worker)
         held = lease or record.lease
         count = samples if samples is not None else held.samples if held else 1
         return self.receive(
@@ -205,22 +202,20 @@ class ParameterServer:
             )
         )
 
-    def receive(self, push: Push) -> PushResult:
-        """Take in a push whose gradient is already one flat buffer in the server's layout."""
-        record = self._participants.record(push.worker)
+    def receive(self, push: Push, *, lasting: bool = False) -> PushResult:
+        """Take in a push whose gradient is already one flat buffer in the server's layout.
+
+        With ``lasting`` its tensors stay as they are until this worker pulls again, and need not be copied to wait.
+        """
+        record = self.participants.record(push.worker)
         refused = refusal(push, record)
         if refused is not None:
             return self._rejected(push, refused, keep_lease=True)
-        if push.lease != record.lease:
-            raise ProtocolError(f"worker {push.worker} pushes {push.lease} but holds {record.lease}.")
-        if push.worker in self._waiting:
-            raise ProtocolError(f"worker {push.worker} has already pushed in this round; pull after the commit.")
-        if push.worker not in self._backups:
-            raise ProtocolError(f"worker {push.worker} joined after version 0 and has not pulled; pull first.")
+        require_in_turn(push, record, waits=push.worker in self._waiting, has_read=push.worker in self.backups)
         self.buffers.require_known(push.buffers)
         read = self.read_version(push.worker)
         staleness = self.version - read
-        self._participants.pushed(push.worker)
+        self.participants.pushed(push.worker)
         if push.sequence is not None:
             record.sequence = push.sequence
         if not is_finite(push):
@@ -230,14 +225,15 @@ class ParameterServer:
             return self._rejected(push, "late")
         if self.max_staleness is not None and staleness > self.max_staleness and self.on_stale == "reject":
             return self._rejected(push, "stale")
-        self._participants.unpark(push.worker)
+        self.participants.unpark(push.worker)
         self.consistency.arrive(push.worker)
         self._waiting.add(push, read)
         record.waiting = True
         commit = self.settle(worker=push.worker)
         if commit is not None:
             return commit
-        self._waiting.own(push.worker)
+        if not lasting:
+            self._waiting.own(push.worker)
         return Held(self.version, push.worker, staleness)
 
     def exchange(
@@ -245,7 +241,7 @@ class ParameterServer:
     ) -> tuple[PushResult, Snapshot | None]:
         """A push (same keywords) and, where this worker is released at once, its next pull; else None."""
         result = self.push(worker, grads, **keywords)
-        return result, self.pull(worker) if self._participants.is_ready(worker) else None
+        return result, self.pull(worker) if self.participants.is_ready(worker) else None
 
     def settle(self, *, worker: int | None = None) -> Commit | None:
         """Apply the commit that is due, if any.
@@ -259,7 +255,7 @@ class ParameterServer:
         commit = self._apply(self._waiting.take(due), due[-1] if worker is None else worker)
         self.consistency.committed(due)
         for member in due:
-            self._participants.released(member)
+            self.participants.released(member)
         return commit
 
     def join(self, worker: int) -> int:
@@ -267,17 +263,17 @@ class ParameterServer:
 
         At version 0 its backup is w_0 at once, so that a push before its first pull has a meaning.
         """
-        incarnation = self._participants.join(worker)
+        incarnation = self.participants.join(worker)
         self.buffers.forget(worker)
         if self.version == 0:
-            self._backups.take(worker, 0, self._flat)
+            self.backups.take(worker, 0, self._flat)
         return incarnation
 
     def leave(self, worker: int) -> None:
         """A worker takes part no longer: its lease goes back, a push of it that waits still counts."""
-        self._participants.leave(worker)
+        self.participants.leave(worker)
         if worker not in self._waiting:
-            self._backups.drop(worker)
+            self.backups.drop(worker)
 
     def require_finite(self) -> None:
         """Raise `Diverged` if a weight is not finite."""
@@ -287,22 +283,26 @@ class ParameterServer:
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _snapshot(self, worker: int, flat: Tensor, buffers: Mapping[str, Tensor], *, shaped: bool) -> Snapshot:
-        record, weights = self._participants.record(worker), self.layout.views(flat) if shaped else []
+        record, weights = self.participants.record(worker), self.layout.views(flat) if shaped else []
         return Snapshot(self.read_version(worker), weights, record.lease, flat, buffers, record.incarnation)
 
     def _apply(self, entries: Sequence[tuple[Push, int]], worker: int) -> Commit:
         total = sum(push.samples for push, _ in entries)
         lr = self.lr * self.consistency.lr_factor(len(entries))
-        live = max(1, len(self._participants))
+        live = max(1, len(self.participants))
         parts = [self._part(push, read, lr, total, live) for push, read in entries]
         measure = self._measure_every > 0 and self.version % self._measure_every == 0
-        ratio = self._path.apply(self._flat, parts, measure=measure)
+        placed = [push.worker for push, _ in entries if self.backups.place_of(push.worker) is not None]
+        mirrors = [self.backups.of(worker) for worker in placed]
+        ratio = self._path.apply(self._flat, parts, measure=measure, mirrors=mirrors)
         staleness = self.version - next(read for push, read in entries if push.worker == worker)
         self.version += 1
+        for member in placed:
+            self.backups.wrote(member, self.version)
         for push, _ in entries:
             self._close(push)
         contributions = tuple(
-            Contribution(push.worker, push.incarnation, read, push.lease, push.samples, push.loss)
+            Contribution(push.worker, push.incarnation, read, push.lease, push.samples, push.loss, push.norm)
             for push, read in entries
         )
         return Commit(self.version, worker, staleness, contributions, lr, live, ratio)
@@ -310,7 +310,7 @@ class ParameterServer:
     def _part(self, push: Push, read: int, lr: float, total: int, live: int) -> Part:
         staleness = self.version - read
         facts = Facts(staleness, lr, self.version, live, self.version, total)
-        backup = self._backups.of(push.worker) if self.rule.compensation.reads_backup else self._flat
+        backup = self.backups.of(push.worker) if self.rule.compensation.reads_backup else self._flat
         weight = push.samples / total
         if self.max_staleness is not None and staleness > self.max_staleness:
             weight *= self.max_staleness / staleness
@@ -322,12 +322,14 @@ class ParameterServer:
         if self.leases is not None and push.lease is not None:
             self.leases.finish(push.lease)
         self.buffers.commit(push.worker, push.buffers)
-        if push.worker not in self._participants:
-            self._backups.drop(push.worker)
+        if not self.participants.lives(push.worker, push.incarnation):
+            self.buffers.forget(push.worker)  # an earlier life's: the latest, but not what a new life begins with
+        if push.worker not in self.participants:
+            self.backups.drop(push.worker)
 
     def _rejected(self, push: Push, reason: RejectReason, *, keep_lease: bool = False) -> Rejected:
-        lost = not keep_lease and self._participants.hand_back(push.lease, reason)
-        self._participants.park(push.worker)
+        lost = not keep_lease and self.participants.hand_back(push.lease, reason)
+        self.participants.park(push.worker)
         staleness = self.version - self.read_version(push.worker)
         return Rejected(self.version, push.worker, staleness, reason, push.lease, lost)
 
@@ -335,7 +337,7 @@ class ParameterServer:
         """A gradient that is not finite: the samples' fault, or have the weights diverged?"""
         self.require_finite()
         self._fruitless += 1
-        if self._fruitless > _FRUITLESS * max(1, len(self._participants)):
+        if self._fruitless > _FRUITLESS * max(1, len(self.participants)):
             raise Diverged(self.version, f"the last {self._fruitless} gradients pushed were not finite")
         return self._rejected(push, "non-finite")
 
@@ -344,8 +346,7 @@ class ParameterServer:
     def state_dict(self, *, under_way: bool = False) -> dict[str, Any]:
         """The whole state, copied: what is needed to continue bit for bit.
 
-        Leases handed out but not finished count as returned, and no worker holds an outstanding pull: whoever
-        restores has workers that begin by pulling, or that push against the backups stored here. With
+        Leases handed out but not finished count as returned, and no worker holds an outstanding pull. With
         ``under_way`` leases stay with their workers, whose snapshots `outstanding` makes again, and pushes wait.
         """
         if self._waiting and not under_way:
@@ -354,12 +355,12 @@ class ParameterServer:
             "version": self.version,
             "samples_applied": self.samples_applied,
             "weights": self._flat.clone(),
-            "backups": self._backups.state_dict(),
+            "backups": self.backups.state_dict(),
             "path": self._path.state_dict(),
             "buffers": self.buffers.state_dict(),
             "consistency": self.consistency.state_dict(),
             "leases": None if self.leases is None else self.leases.state_dict(under_way=under_way),
-            "workers": self._participants.state_dict(under_way=under_way),
+            "workers": self.participants.state_dict(under_way=under_way),
             "waiting": self._waiting.state_dict(),
             "fruitless": self._fruitless if under_way else 0,
             "made_with": self._made_with(),
@@ -377,22 +378,20 @@ class ParameterServer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, into a server made with the same arguments."""
-        for part, mine in self._made_with().items():
-            if (given := state["made_with"][part]) != mine:
-                raise InvalidArgument(f"the state belongs to a server with {part} {given}, this one has {mine}.")
+        require_made_with(state["made_with"], self._made_with())
         self.version, self.samples_applied = state["version"], state["samples_applied"]
         self._flat.copy_(state["weights"])
-        self._backups.load_state_dict(state["backups"], like=self._flat)
+        self.backups.load_state_dict(state["backups"], like=self._flat)
         self._path.load_state_dict(state["path"])
         self.buffers.load_state_dict(state["buffers"])
         self.consistency.load_state_dict(state["consistency"])
         if self.leases is not None and state["leases"] is not None:
             self.leases.load_state_dict(state["leases"])
-        self._participants.load_state_dict(state["workers"])
+        self.participants.load_state_dict(state["workers"])
         self._waiting.load_state_dict(state["waiting"], device=self.layout.device)
         self._fruitless = state["fruitless"]
 
     def bytes_held(self) -> dict[str, int]:
         """Bytes of weights, backups and rule state held now."""
         weights = self._flat.numel() * self._flat.element_size()
-        return {"weights": weights, "backups": self._backups.bytes_held(), "state": self._path.state_bytes()}
+        return {"weights": weights, "backups": self.backups.bytes_held(), "state": self._path.state_bytes()}

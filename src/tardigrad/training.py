@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tardigrad.assembling import assemble
+from tardigrad.arithmetic import threads
+from tardigrad.assembling import assemble, blueprint_of, configure
+from tardigrad.assembling import chosen_threads as chosen_threads
 from tardigrad.assembling import resolve as resolve
 from tardigrad.assembling import resolve_rule as resolve_rule
-from tardigrad.checkpoint import Checkpoint, read_checkpoint, remove_checkpoints, write_checkpoint
+from tardigrad.chaos import describe
+from tardigrad.checkpoint import Checkpoint, read_checkpoint, remove_checkpoints
 from tardigrad.config import RunConfig, file_name
+from tardigrad.directories import create_directory, cut_back, lives, may_go_on
 from tardigrad.engines import ENGINES
 from tardigrad.engines.base import Engine, Evaluation, Job, Observer
-from tardigrad.errors import Diverged, RunDirectoryError, Stopped
-from tardigrad.recording import GROWING, Recorder, create_directory, cut_back, may_go_on
+from tardigrad.errors import AllWorkersLost, Diverged, RunDirectoryError, Stopped, WorkerFailed
+from tardigrad.recording import Recorder
 from tardigrad.rules.base import Rule, make_rule
+from tardigrad.saving import Saving
 from tardigrad.server import ParameterServer
 from tardigrad.specs import parse_spec
+from tardigrad.steering import Steering
 from tardigrad.tasks.base import Task
 
 
@@ -86,19 +90,31 @@ def train(
             no checkpoint that can be used; it was left as it was.
         Diverged: when the weights are no longer finite; the run is recorded up to there.
         Stopped: because ``stop`` said so.
+        AllWorkersLost, WorkerFailed: with real workers; a checkpoint was written.
     """
-    config, task = resolve(recipe, rule=rule, **settings)
+    config = configure(recipe, rule=rule, **settings)
+    engine_class = ENGINES.load(config.engine)
+    engine_class.prepare(blueprint_of(config))
+    task = recipe if isinstance(recipe, Task) else blueprint_of(config).build_task()
     made = rule if isinstance(rule, Rule) else make_rule(config.rule, optimizer=config.optimizer)
-    with _threads(config.threads), torch.random.fork_rng(devices=_cuda_devices(config)):
-        engine_class = ENGINES.load(config.engine)
-        job = assemble(config, task, made)
+    with threads(1), torch.random.fork_rng(devices=_cuda_devices(config)):
+        job = assemble(config, task, made, named=not isinstance(recipe, Task))
         place = Path(directory) if directory is not None else _fresh_directory(config)
         state = _prepare(place, config)
-        recorder = _recorder(place, config, task, job, None if state is None else state["recorder"])
-        engine = engine_class(replace(job, observers=(recorder, *observers)))
+        life = 0 if state is None else lives(place) + 1
+        recorder = recorder_of(place, config, task, job, None if state is None else state["recorder"])
+        steering = Steering(place) if engine_class.has_processes else None
+        watching = [recorder, *observers] if steering is None else [recorder, steering, *observers]
+        engine = engine_class(replace(job, observers=watching, steering=steering, life=life))
+        if state is None and job.faults.faults:
+            recorder.noted(0.0, f"chaos: {describe(job.faults)}")
         if state is not None:
             engine.load_state_dict(state.pop("engine"))  # its tensors are copied, and not kept any longer
-        summary = _run(engine, recorder, _Checkpoints(engine, recorder, config, stop))
+        try:
+            summary = _run(engine, recorder, Saving(engine, recorder, config, stop))
+        finally:
+            if steering is not None:
+                steering.close()
     return Run(place, config, recorder.evaluations, summary, job.server)
 
 
@@ -137,36 +153,6 @@ def stopped_config(directory: Path) -> RunConfig:
     return RunConfig.from_json(json.loads((directory / "config.json").read_text()))
 
 
-class _Checkpoints:
-    """Writes checkpoints between two pushes: every so many minutes, and when the run is to be stopped."""
-
-    def __init__(self, engine: Engine, recorder: Recorder, config: RunConfig, stop: Callable[[], bool] | None) -> None:
-        self._engine, self._recorder, self._config, self._stop = engine, recorder, config, stop
-        self._seconds = 60.0 * config.checkpoint_every
-        self._since = perf_counter()
-
-    @property
-    def pause(self) -> Callable[[], bool] | None:
-        """What the engine asks after each push; None where there is nothing to ask."""
-        return self._due if self._stop is not None or self._seconds else None
-
-    def _due(self) -> bool:
-        stopped = self._stop is not None and self._stop()
-        if stopped or (self._seconds and perf_counter() - self._since >= self._seconds):
-            self._write()
-        return stopped
-
-    def _write(self) -> None:
-        engine, recorder = self._engine, self._recorder
-        state = {
-            "config": self._config.as_json(),
-            "engine": engine.state_dict(),
-            "recorder": recorder.state_dict(),
-        }
-        write_checkpoint(recorder.directory, state, version=engine.job.server.version, growing=GROWING)
-        self._since = perf_counter()
-
-
 def _prepare(place: Path, config: RunConfig) -> dict[str, Any] | None:
     """Make the directory ready: cut back to its last checkpoint, whose state is returned; None: the run begins."""
     found = read_checkpoint(place) if may_go_on(place) else None
@@ -174,7 +160,7 @@ def _prepare(place: Path, config: RunConfig) -> dict[str, Any] | None:
         create_directory(place)
         return None
     _require_same(config, found)
-    cut_back(place, found.lengths)
+    cut_back(place, found.growing)
     return found.state
 
 
@@ -189,12 +175,12 @@ def _require_same(config: RunConfig, found: Checkpoint) -> None:
         )
 
 
-def _run(engine: Engine, recorder: Recorder, checkpoints: _Checkpoints) -> dict[str, Any]:
+def _run(engine: Engine, recorder: Recorder, saving: Saving) -> dict[str, Any]:
     """Run to the end, which is recorded whatever it is, or until it is stopped."""
     server = engine.job.server
     status, message = "interrupted", "ended by an error or by hand"
     try:
-        if not engine.run(checkpoints.pause):
+        if not engine.run(saving.pause):
             status = "stopped"
             raise Stopped(recorder.directory, server.version)
         status, message = "finished", "every sample was applied or is listed as lost"
@@ -202,19 +188,26 @@ def _run(engine: Engine, recorder: Recorder, checkpoints: _Checkpoints) -> dict[
         status, message = "diverged", str(error)
         error.add_note(f"The run is recorded in {recorder.directory}.")
         raise
+    except (AllWorkersLost, WorkerFailed) as error:
+        saving.save()
+        status = "stopped"
+        error.add_note(f"Its state is saved; when the cause is gone: tardigrad train --resume {recorder.directory}")
+        raise
     finally:
+        saving.finish()
         if status == "stopped":
             recorder.close()
         else:
             recorder.save_weights(server.flat, server.buffers.combined(server.live))
-            how = engine.job.body.computation
+            how = engine.computation
             summary = recorder.finish(status, message=message, memory=server.bytes_held(), gradients=how)
-        if status in ("finished", "diverged"):
+        if status in ("finished", "diverged") and not saving.asked_for:
             remove_checkpoints(recorder.directory)
     return summary
 
 
-def _recorder(place: Path, config: RunConfig, task: Task, job: Job, state: Mapping[str, Any] | None) -> Recorder:
+def recorder_of(place: Path, config: RunConfig, task: Task, job: Job, state: Mapping[str, Any] | None) -> Recorder:
+    """What records a run in its directory; ``state``: of its last checkpoint, None where it begins."""
     metric = task.metric
     described = {
         "name": metric.name if metric else "loss",
@@ -241,14 +234,3 @@ def _cuda_devices(config: RunConfig) -> list[int]:
     if not config.device.startswith("cuda"):
         return []
     return [torch.device(config.device).index or 0]
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Compute with so many threads, and put the old number back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from tardigrad.algorithms import CONTROLS, TUNED, configure, control_of
-from tardigrad.assembling import build_task, resolve_rule
+from tardigrad.assembling import blueprint_of, resolve_rule
 from tardigrad.compare import Outcome, prepare_directory, run_all
 from tardigrad.config import FORMAT, RunConfig
+from tardigrad.durable import write_json
 from tardigrad.errors import InvalidArgument
 from tardigrad.hyperparameters import require_integer
 from tardigrad.imports import import_all
 from tardigrad.metrics.runs import find_runs
 from tardigrad.metrics.scores import choice_score, metric_of, score
-from tardigrad.recording import write_json
 from tardigrad.rules.base import make_rule
 
 SEARCH = 5
@@ -369,7 +369,7 @@ def _score(directory: Path) -> tuple[float, str]:
 
 
 def _require_validation(base: RunConfig) -> None:
-    if build_task(base).validation is None:
+    if blueprint_of(base).build_task().validation is None:
         raise InvalidArgument(
             f"task {base.task!r} has no validation split, so there is nothing to choose by; give it one, "
             'such as --task "cifar10(validation=5000)".'

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tardigrad.arithmetic import Arithmetic
+from tardigrad.arithmetic import Arithmetic, threads
 from tardigrad.buffers import copy_into, persistent_buffers
 from tardigrad.gradients import Capture, Gradient, ReplayedGradient, cuda_graph
 from tardigrad.layout import FlatLayout, attach, trainable
@@ -30,10 +30,23 @@ class Worker:
         arithmetic: how to compute, and on which device.
         capture: what captures a gradient's computation to be replayed; None: on CUDA a graph, unless the arithmetic
             says otherwise, elsewhere nothing.
+        weights: flat buffer that the model's parameters are to be views of, such as one in shared memory; a snapshot
+            whose ``flat`` it is need not be copied; it is never written to then. None: one of its own, which begins
+            with the run's initial weights.
+        gradient: flat buffer that gradients are written into; None: one of its own.
+        threads: that compute a gradient; None: as many as torch has now.
     """
 
     def __init__(
-        self, task: Task, *, seed: int, arithmetic: Arithmetic | None = None, capture: Capture | None = None
+        self,
+        task: Task,
+        *,
+        seed: int,
+        arithmetic: Arithmetic | None = None,
+        capture: Capture | None = None,
+        weights: Tensor | None = None,
+        gradient: Tensor | None = None,
+        threads: int | None = None,
     ) -> None:
         self._task = task
         self._seed = seed
@@ -41,13 +54,16 @@ class Worker:
         self.model = self._arithmetic.place(task.make_model(seed)).train()
         self.layout = FlatLayout.of_model(self.model)
         self._parameters: list[Tensor] = [parameter for _, parameter in trainable(self.model)]
+        self._threads = threads
         self._flat = self.layout.pack([parameter.detach() for parameter in self._parameters])
+        if weights is not None:
+            self._flat = weights
         attach(self.layout, self.model, self._flat)
         self._buffers = persistent_buffers(self.model)
         self._orders: dict[int, Tensor] = {}
         self._generator = _generator_of(torch.device(self._arithmetic.device))
         self._augmentation = torch.Generator()  # on the CPU: the same draws whatever the device
-        self._gradient = self._computation(capture)
+        self._gradient = self._computation(capture, gradient)
 
     @property
     def buffers(self) -> dict[str, Tensor]:
@@ -72,9 +88,11 @@ class Worker:
         lease = snapshot.lease
         if lease is None:
             raise ValueError("the snapshot has no lease: there is nothing to compute")
-        self._flat.copy_(snapshot.flat)  # the buffer itself is no leaf of a graph: no torch.no_grad() is needed
+        if snapshot.flat is not self._flat:
+            self._flat.copy_(snapshot.flat)  # the buffer itself is no leaf of a graph: no torch.no_grad() is needed
         copy_into(self._buffers, snapshot.buffers)
-        loss, norm = self._gradient.compute(*self._batch(lease))
+        with threads(self._threads):
+            loss, norm = self._gradient.compute(*self._batch(lease))
         return Push(
             worker=worker,
             gradient=self._gradient.flat,
@@ -86,9 +104,9 @@ class Worker:
             buffers=self._buffers,
         )
 
-    def _computation(self, capture: Capture | None) -> Gradient | ReplayedGradient:
+    def _computation(self, capture: Capture | None, flat: Tensor | None) -> Gradient | ReplayedGradient:
         """How a gradient is computed: eager, or captured and replayed."""
-        gradient = Gradient(self.model, self._task.loss, layout=self.layout, arithmetic=self._arithmetic)
+        gradient = Gradient(self.model, self._task.loss, layout=self.layout, arithmetic=self._arithmetic, flat=flat)
         if capture is None and self._arithmetic.on_cuda and self._arithmetic.cuda_graph:
             capture = partial(cuda_graph, device=self.layout.device)
         if capture is None:

@@ -122,6 +122,26 @@ def test_a_log_is_read_from_pull_to_commit_or_rejection(tmp_path):
     assert (replayed(delay, 0, 3), replayed(delay, 1, 2)) == ([3.0, 2.0, 3.0], [10.0, 10.0])
 
 
+def test_a_gradient_that_waits_for_its_round_ends_when_it_arrives(tmp_path):
+    columns = {"held": ["time", "worker"], "join": ["time", "worker"], "digest": ["version", "digests"]}
+    header = json.loads(HEADER)
+    header["events"] |= columns
+    events = [
+        ["pull", 0.0, 0, [0, 0, 8]],
+        ["pull", 0.0, 1, [0, 8, 16]],
+        ["held", 2.0, 0],
+        ["digest", 3, {"a": "00"}],
+        ["join", 2.5, 2],
+        ["commit", 6.0, [[0, 8], [1, 8]]],
+        ["pull", 6.0, 0, [0, 16, 24]],
+        ["commit", 6.0, [[0, 8]]],  # quicker than the log's clock ticks
+    ]
+    (tmp_path / "log-000001.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (header, *events[:4])))
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in events[4:]))
+    delay = build_delay(f"trace(path={str(tmp_path)!r})")
+    assert (replayed(delay, 0, 2), replayed(delay, 1, 1)) == ([2.0, 1e-6], [6.0])
+
+
 BROKEN = [
     ("", "does not name worker and seconds"),
     ("worker,seconds\n", "holds no delays"),

@@ -112,6 +112,29 @@ def write_run(folder, *, config, evaluations, summary=None, environment=ENVIRONM
     return folder
 
 
+NEW_EVENTS = [
+    ["held", 0.5, 2, 0, 0, [0, 0, 16], 16, 0.5, 1.25],
+    ["fail", 0.6, 1, 0, 0, "died", -9, ""],
+    ["leave", 0.6, 1, 0, "failed"],
+    ["join", 0.7, 1, 1],
+    ["note", 0.7, "words"],
+    ["digest", 0, {"weight": "00"}],
+]
+
+
+def write_local(folder, *, seed, failures=None):
+    """A run with real workers, as training writes it now."""
+    header, *lines = log_lines(commits=20, ratio=lambda version: 0.5)
+    ended = summary() | {"failures": failures or {}, "restarts": sum((failures or {}).values())}
+    write_run(
+        folder,
+        config=config("dc-asgd-a", seed=seed, engine="local"),
+        evaluations=[record | {"seconds": 0.25} for record in evaluations([0.5, 0.3, 0.2], "same")],
+        summary=ended | {"evaluations": {"number": 4, "seconds": 1.0}, "digest": "0" * 16},
+        log=[header | {"format": 2, "engine": "local"}, *NEW_EVENTS, *lines],
+    )
+
+
 def write_cell(root, label, *, lr=0.1, workers=16, test=(0.02,), validation="same", diverged=(), length=12, **fields):
     """One run per seed, constant at ``test[seed]``, so that every mean is known."""
     for seed, value in enumerate(test):

@@ -1,5 +1,6 @@
 """Reading run directories back: what is there, what is torn, what is missing."""
 
+import gzip
 import json
 
 import pytest
@@ -51,6 +52,16 @@ def test_a_torn_last_line_of_the_log_is_left_out(run):
     text = (run / "log.jsonl").read_text()
     (run / "log.jsonl").write_text(text[:-20])
     assert [event[2] for event in load_run(run).events("commit")] == [1, 2, 3, 4]
+
+
+def test_events_are_read_over_all_segments(run):
+    lines = (run / "log.jsonl").read_text().splitlines(keepends=True)
+    (run / "log-000001.jsonl.gz").write_bytes(gzip.compress("".join(lines[:4]).encode()))
+    (run / "log-000002.jsonl").write_text("".join(lines[4:7]))
+    (run / "log.jsonl").write_text("".join(lines[7:]))
+    record = load_run(run)
+    assert record.header()["workers"] == 4
+    assert [event[2] for event in record.events("commit")] == [1, 2, 3, 4, 5]
 
 
 def test_a_broken_line_inside_the_log_is_an_error(run):

@@ -4,7 +4,8 @@ Three sources are read:
 
 * CSV with the header ``worker,seconds`` (other columns are passed over), one line for each gradient, in order;
 * JSON lines, ``{"worker": 0, "seconds": 1.37}``, likewise;
-* a run directory: for each gradient the time between its pull and its commit (or rejection), from ``log.jsonl``.
+* a run directory: for each gradient the time between its pull and its arrival (commit, rejection, or the beginning of
+  its wait for others), from the log.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tardigrad.delays.base import Delay, Draw
-from tardigrad.errors import InvalidArgument
+from tardigrad.errors import InvalidArgument, RunDirectoryError
 from tardigrad.hyperparameters import require_integer, require_number
+from tardigrad.logs import read_header, read_lines
+from tardigrad.segments import CURRENT, has_log
 
 Recorded = Iterable[tuple[str, object, object]]
 """(where it stands, worker, seconds) of each gradient, in order; not checked yet."""
 
+_SHORTEST = 1e-6  # seconds: logs are kept to the microsecond
 _ACCEPTED = (
     "Give a CSV file with the header worker,seconds, a file with a line like "
     '{"worker": 0, "seconds": 1.37} for each gradient, or a run directory.'
@@ -101,16 +105,16 @@ def _by_worker(recorded: Recorded) -> list[list[float]]:
 
 def _read(path: Path) -> Recorded:
     """The gradients that a file or a run directory tells of."""
-    file = path / "log.jsonl" if path.is_dir() else path
+    if path.is_dir() and has_log(path):
+        return _from_log(path)
+    path = path / CURRENT if path.is_dir() else path
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise InvalidArgument(f"delay 'trace': {file} cannot be read ({error.strerror}). {_ACCEPTED}") from error
+        raise InvalidArgument(f"delay 'trace': {path} cannot be read ({error.strerror}). {_ACCEPTED}") from error
     except UnicodeDecodeError as error:
-        raise InvalidArgument(f"delay 'trace': {file} is not a text file. {_ACCEPTED}") from error
-    if path.is_dir():
-        return _from_log(text, file)
-    return _from_json_lines(text, file) if text.lstrip().startswith("{") else _from_csv(text, file)
+        raise InvalidArgument(f"delay 'trace': {path} is not a text file. {_ACCEPTED}") from error
+    return _from_json_lines(text, path) if text.lstrip().startswith("{") else _from_csv(text, path)
 
 
 def _from_csv(text: str, file: Path) -> Recorded:
@@ -144,29 +148,28 @@ def _from_json_lines(text: str, file: Path) -> Recorded:
             yield place, record.get("worker"), record.get("seconds")
 
 
-def _from_log(text: str, file: Path) -> Recorded:
-    """Seconds from each pull to its commit or rejection, as for a batch of the largest size in the log."""
-    lines = text.split("\n")[:-1]  # what follows the last line break was torn when the run was killed
+def _from_log(directory: Path) -> Recorded:
+    """Seconds from each pull to its arrival, as for a batch of the largest size in the log, which is read twice."""
     try:
-        gradients = list(_gradients(lines, file))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise InvalidArgument(f"delay 'trace': {file} is not the log of a run. {_ACCEPTED}") from error
-    largest = max((samples for _, _, _, samples in gradients), default=1)
-    return [(place, worker, seconds * largest / samples) for place, worker, seconds, samples in gradients]
+        largest = max((samples for _, _, _, samples in _gradients(directory)), default=1)
+        for place, worker, seconds, samples in _gradients(directory):
+            yield place, worker, max(seconds, _SHORTEST) * largest / samples
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RunDirectoryError) as error:
+        raise InvalidArgument(f"delay 'trace': {directory / CURRENT} is not the log of a run. {_ACCEPTED}") from error
 
 
-def _gradients(lines: list[str], file: Path) -> Iterator[tuple[str, int, float, int]]:
-    """(place, worker, seconds, samples) of each gradient that came to its end; the header names the columns."""
-    columns = json.loads(lines[0])["events"] if lines else {}
+def _gradients(directory: Path) -> Iterator[tuple[str, int, float, int]]:
+    """(place, worker, seconds, samples) of each gradient that arrived; the header names the columns."""
+    columns = read_header(directory)["events"]
     reading: dict[int, tuple[float, int]] = {}  # when each worker pulled, and the samples it was given
-    for number, line in enumerate(lines[1:], 2):
-        kind, *values = json.loads(line)
+    for file, number, line in islice(read_lines(directory), 1, None):
+        kind, *values = line
         event = dict(zip(columns[kind], values, strict=True))
         if kind == "pull":
             _, start, stop = event["lease"] or (0, 0, 1)
             reading[event["worker"]] = event["time"], stop - start
         parts = [dict(zip(columns["contribution"], part, strict=True)) for part in event.get("contributions", ())]
-        for part in [event] if kind == "reject" else parts:
+        for part in [event] if kind in ("held", "reject") else parts:
             if part["worker"] in reading:
                 since, samples = reading.pop(part["worker"])
                 yield f"{file} line {number}", part["worker"], event["time"] - since, samples

@@ -6,6 +6,9 @@ from tardigrad.specs import Registry
 
 ENGINES = Registry(
     "engine",
-    {"simulated": "tardigrad.engines.simulated:SimulatedEngine"},
+    {
+        "simulated": "tardigrad.engines.simulated:SimulatedEngine",
+        "local": "tardigrad.engines.local.engine:LocalEngine",
+    },
     group="tardigrad.engines",
 )

@@ -150,8 +150,22 @@ def _measures(c: Comparison) -> list[str]:
         result.append(f"The best epoch is chosen on test data, as in the paper's Table 1, so it is too good{compared}.")
     if c.split == "validation" and not c.notice:
         result.append("There is no test data: shown is validation data, by which rates were chosen too.")
+    result += _failures(c)
     if any(run.clock == "virtual" for run in c.runs):
         result.append(
             "Virtual seconds follow from the assumed delays, not from the speed of the machine that ran this."
         )
     return result
+
+
+def _failures(c: Comparison) -> list[str]:
+    """Workers that died, raised or hung: their runs lost time, though no samples."""
+    ends = [run.summary or {} for run in c.runs]
+    failures = [sum(end["failures"].values()) for end in ends if end.get("failures")]
+    if not failures:
+        return []
+    restarts = sum(end.get("restarts", 0) for end in ends)
+    return [
+        f"Workers failed in {len(failures)} of {counted(len(ends), 'run')} ({counted(sum(failures), 'failure')}, "
+        f"{counted(restarts, 'restart')}): what such a run took in seconds includes that."
+    ]

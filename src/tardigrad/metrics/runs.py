@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tardigrad.errors import RunDirectoryError
+from tardigrad.logs import read_events, read_header
 
 FORMAT = 1
 Status = Literal["finished", "diverged", "interrupted", "unfinished"]
@@ -115,34 +116,24 @@ class RunRecord:
         )
 
     def header(self) -> Mapping[str, Any]:
-        """The first line of ``log.jsonl``: what a replay needs to know.
+        """The first line of the log: what a replay needs to know.
 
         Raises:
             RunDirectoryError: the log is missing, empty, or does not begin with an object.
         """
-        for _, value in _json_lines(self.path / "log.jsonl"):
-            if isinstance(value, dict):
-                return value
-            break
-        raise RunDirectoryError(
-            f"{self.path / 'log.jsonl'} does not begin with a header object: it is not the log of a run. "
-            "Train the run again into a new directory."
-        )
+        return read_header(self.path)
 
     def events(self, kind: str | None = None) -> Iterator[list[Any]]:
-        """The log's events in order, read as they are asked for; a torn last line ends them.
+        """The log's events in order, over all its segments, read as they are asked for; a torn last line ends them.
 
         Args:
-            kind: only events of this kind ("pull", "commit", "reject", "join", "leave"); others are not
-                parsed.
+            kind: only events of this kind ("pull", "commit", "held", "reject", "join", "leave", "fail", "digest",
+                "note"); others are not parsed.
 
         Raises:
-            RunDirectoryError: the log is missing, or a line before the last cannot be read.
+            RunDirectoryError: a segment of the log is missing, or a line before the last cannot be read.
         """
-        start = f'["{kind}"' if kind else "["
-        for _, value in _json_lines(self.path / "log.jsonl", start=start):
-            if isinstance(value, list):
-                yield value
+        return read_events(self.path, kind=kind)
 
 
 def load_run(path: str | os.PathLike[str]) -> RunRecord:
@@ -270,15 +261,15 @@ def _evaluations(file: Path, *, required: bool) -> tuple[Mapping[str, Any], ...]
     return tuple(value for _, value in lines)
 
 
-def _json_lines(file: Path, *, start: str = "") -> Iterator[tuple[int, Any]]:
-    """Number and value of every line that begins with ``start``; only the last line may be unreadable."""
+def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    """Number and value of every line; only the last line may be unreadable."""
     broken: tuple[int, Exception] | None = None
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
                 if broken is not None:
                     raise _damaged(file, f"line {broken[0]}: {broken[1]}")
-                if not line.strip() or not line.startswith(start):
+                if not line.strip():
                     continue
                 try:
                     yield number, json.loads(line)

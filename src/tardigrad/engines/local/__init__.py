@@ -1,0 +1,1 @@
+"""The local engine: real workers, one process each, on this machine."""

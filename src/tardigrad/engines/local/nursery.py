@@ -1,0 +1,53 @@
+"""Nursery: where worker processes come from. Imports no torch, so that it may be made ready before anything else.
+
+A forkserver imports torch and builds the task once, in one thread and without touching a GPU; every worker is a fork
+of it. So a worker costs some milliseconds, the workers of a run share the training data in memory, and none of them
+inherits a thread or a lock of the process that trains. The forkserver is Python's own (multiprocessing); it ends with
+the process that started it, and what was forked from it with it.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+
+PRELOAD = "TARDIGRAD_PRELOAD"
+"""Environment variable that tells the forkserver, while it starts, which task to build."""
+CHILD = "tardigrad-"
+"""How the names of processes that come from here begin."""
+
+
+def context() -> ForkServerContext:
+    """The context in which worker processes are started."""
+    return multiprocessing.get_context("forkserver")
+
+
+def prepare(task: str, *, imports: Sequence[str] = (), data_dir: str = "") -> None:
+    """Start the forkserver if there is none yet; it goes on with its imports while this process does.
+
+    Args:
+        task, imports, data_dir: as of `tardigrad.config.RunConfig`; a task that cannot be built is built again, and
+            its error seen, where it is needed.
+    """
+    wanted = {"task": task, "imports": list(imports), "data_dir": data_dir}
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ[PRELOAD] = json.dumps(wanted)
+    os.environ["OMP_NUM_THREADS"] = "1"  # no library may start threads that a fork would lose
+    try:
+        context().set_forkserver_preload(["tardigrad.engines.local.preload"])
+        forkserver.ensure_running()
+    finally:
+        del os.environ[PRELOAD]
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def is_child() -> bool:
+    """Whether this process came from a nursery."""
+    return multiprocessing.current_process().name.startswith(CHILD)

@@ -1,0 +1,162 @@
+"""Reopening: a run directory read back, and the parts of its run put together anew, so that it can be replayed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tardigrad.assembling import assemble, blueprint_of, require_device
+from tardigrad.commit import COMMIT_PATHS
+from tardigrad.config import RunConfig
+from tardigrad.engines.base import Job
+from tardigrad.errors import DataError, InvalidArgument, MissingDependencyError, ReplayError, RunDirectoryError
+from tardigrad.imports import import_all
+from tardigrad.logs import read_header
+from tardigrad.recording import cpu_name
+from tardigrad.rules.base import Rule
+from tardigrad.tasks.base import Task
+
+_FORMAT = 2
+_AGREE = (
+    "task", "rule", "optimizer", "workers", "commit_path", "threads", "memory_format", "precision", "device", "seed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """A run directory, as far as a replay needs it.
+
+    Attributes:
+        place: the directory.
+        config: of the run.
+        header: of its log.
+        environment: in which it began; empty for a run killed before it was written.
+        summary: None for a run that has not ended.
+    """
+
+    place: Path
+    config: RunConfig
+    header: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    summary: Mapping[str, Any] | None
+
+    @property
+    def evaluated(self) -> frozenset[int]:
+        """The versions at which the run was evaluated, but for the end of one that diverged."""
+        lines = (self.place / "evaluations.jsonl").read_text().split("\n")[:-1]  # a torn last line is passed over
+        records = [json.loads(line) for line in lines]
+        return frozenset(record["version"] for record in records if not record.get("diverged"))
+
+    @property
+    def cautions(self) -> list[str]:
+        """Why last bits may differ here from those of the run."""
+        here = {
+            "torch": (self.header.get("torch"), torch.__version__),
+            "CPU capability": (self.header.get("cpu_capability"), torch.backends.cpu.get_cpu_capability()),
+            "numpy": (self.environment.get("numpy"), np.__version__),
+            "processor": (self.environment.get("cpu"), cpu_name()),
+        }
+        if self.config.device.startswith("cuda"):
+            here["GPU"] = (self.environment.get("cuda"), torch.cuda.get_device_name(self.config.device))
+        others = [
+            f"{what} {theirs}, here {mine}" for what, (theirs, mine) in here.items() if theirs not in (None, mine)
+        ]
+        return (
+            [f"The run was computed with {'; '.join(others)}: last bits may differ for that reason."] if others else []
+        )
+
+    def job(self, rule: Rule, task: Task | None) -> tuple[Job, Task]:
+        """The parts of the run, put together anew.
+
+        Args:
+            rule: to commit by.
+            task: of a run whose task no name leads to; None: the one its configuration names.
+
+        Raises:
+            ReplayError: the task cannot be built here, or has become another one.
+        """
+        one_process = self.config.replace(engine="simulated", delay="constant(1)", speeds=(), chaos="")
+        given = task is not None
+        try:
+            import_all(self.config.imports)
+            task = task or blueprint_of(self.config).build_task()
+        except (InvalidArgument, DataError, MissingDependencyError) as error:
+            raise ReplayError(
+                f"{self.place} cannot be replayed here: its task {self.config.task!r} cannot be built. {error}"
+            ) from error
+        job = assemble(one_process, task, rule, named=not given)
+        self._require_same_layout(job.server.layout.hash)
+        return job, task
+
+    def _require_same_layout(self, mine: str) -> None:
+        theirs = self.header.get("layout")
+        if theirs != mine:
+            raise ReplayError(
+                f"the model of the task {self.config.task!r} is not the one that was trained in {self.place}: its "
+                f"weights are laid out as {mine}, the run's as {theirs}. Replay it with the code it was trained with."
+            )
+
+
+def reopen(place: Path, *, data_dir: str | None = None) -> RecordedRun:
+    """Read a run directory.
+
+    Args:
+        place: the directory.
+        data_dir: folder with data sets, where it is another one than the run's.
+
+    Raises:
+        ReplayError: a run that cannot be replayed, or not here.
+        RunDirectoryError: a file is missing or damaged.
+    """
+    header = read_header(place)
+    if header.get("format") != _FORMAT:
+        raise ReplayError(
+            f"the log of {place} has format {header.get('format')}: it rounds losses and has no held pushes. A replay "
+            f"needs format {_FORMAT}; train the run again with this version, or only report it."
+        )
+    config = RunConfig.from_json(_json(place / "config.json") or {})
+    _require_agreement(place, config, header)
+    _require_here(place, config)
+    if data_dir is not None:
+        config = config.replace(data_dir=data_dir)
+    return RecordedRun(place, config, header, _json(place / "environment.json") or {}, _json(place / "summary.json"))
+
+
+def _require_agreement(place: Path, config: RunConfig, header: Mapping[str, Any]) -> None:
+    plain = config.as_json()
+    for name in _AGREE:
+        if header.get(name) != plain[name]:
+            raise ReplayError(
+                f"{place}: config.json says {name}={plain[name]!r}, the log {header.get(name)!r}. One of the two files "
+                "is not of this run."
+            )
+
+
+def _require_here(place: Path, config: RunConfig) -> None:
+    """Commit path and device must be here."""
+    if config.commit_path not in COMMIT_PATHS.names():
+        raise ReplayError(
+            f"{place} was committed by the path {config.commit_path!r}, which is not here: a replay by another one "
+            f"gives other bits. Here are {', '.join(COMMIT_PATHS.names())}."
+        )
+    try:
+        require_device(config.device)
+    except InvalidArgument as error:
+        raise ReplayError(f"{place} cannot be replayed here: {error}") from error
+
+
+def _json(file: Path) -> dict[str, Any] | None:
+    """What a file holds; None where there is none."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RunDirectoryError(f"{file} is damaged ({error}); a replay needs it.") from error
+    return content

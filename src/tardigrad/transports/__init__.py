@@ -1,0 +1,1 @@
+"""Transports: how one worker reaches the server."""
