@@ -11,8 +11,11 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: .venv/demo.stamp ## compare the rules on handwritten digits: table, verdict and page under runs/demo (minutes)
+demo: .venv/demo.stamp ## the rules compared on handwritten digits, then two real processes, one of them killed (minutes)
 	$(BIN)/tardigrad compare digits --workers 16 --lrs 0.01 0.03 0.1 0.2 0.3 --seeds 0 1 2 --jobs auto --directory runs/demo
+	rm -rf runs/demo-local
+	$(BIN)/tardigrad train digits --engine local --workers 2 --epochs 5 --chaos "kill worker 1 at push 100" --directory runs/demo-local
+	$(BIN)/tardigrad replay runs/demo-local
 
 test: .venv/dev.stamp ## every test; JOBS=n processes
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS)

@@ -21,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -147,9 +148,8 @@ def attempt(
 ) -> tuple[int, str]:
     """Run the command in a session of its own, and look at what it leaves; return its exit code and what it said."""
     result.attempts += 1
-    temporary = place.with_name(f"{place.name}-temporary-{result.attempts}")
-    temporary.mkdir(parents=True)
-    shared, told = set(os.listdir("/dev/shm")), temporary.with_suffix(".txt")
+    temporary = Path(tempfile.mkdtemp(prefix="chaos-"))  # a short path: a socket in it may have 107 letters
+    shared, told = set(os.listdir("/dev/shm")), place.with_name(f"{place.name}-attempt-{result.attempts}.txt")
     with told.open("w") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "tardigrad", *words],
@@ -170,8 +170,8 @@ def attempt(
     left = left_behind(process.pid, shared, temporary, killed=code < 0)
     result.leftovers += left
     text = told.read_text()
-    if not left:
-        shutil.rmtree(temporary)
+    shutil.rmtree(temporary)
+    if code in (0, -signal.SIGKILL):
         told.unlink()
     return code, text
 
@@ -332,10 +332,13 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         config = RunConfig(engine="local", threads=1)
-        bad = [asdict(result) for result in results if not result.good]
-        content = {"environment": environment(config), "summary": summary, "not good": bad}
-        content["runs"] = [asdict(result) for result in results]
-        options.output.write_text(json.dumps(content) + "\n")
+        content = {"environment": environment(config), "summary": summary}
+        content["not good"] = [asdict(result) for result in results if not result.good]
+        content["runs"] = [{name: getattr(result, name) for name in SHORTLY} for result in results]
+        options.output.write_text(json.dumps(content, indent=1) + "\n")
+
+
+SHORTLY = ("seed", "chaos", "seconds", "commits", "killed", "resumed", "planned", "seen")
 
 
 def told(result: Result) -> str:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def exchange_rows(sizes: dict[str, int], rounds: int, bytes_a_round: float) -> l
             exchanges = Exchanges(rule, parameters)
             milliseconds(exchanges, 4)  # state and pages are there
             pairs = [
-                (milliseconds(exchanges, times), milliseconds(lambda: target.copy_(source), times))
+                (milliseconds(exchanges, times), milliseconds(partial(target.copy_, source), times))
                 for _ in range(rounds)
             ]
             exchanges.close()

@@ -3,6 +3,7 @@
 import json
 import math
 
+import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional
@@ -98,3 +99,12 @@ def swap_commits(lines):
         part = next(line[5][0] for line in lines[start + 4 :] if line[0] == "commit" and line[5][0][0] == worker)
         part[2], part[3], part[4] = read, lease, lease[2] - lease[1]
     return version
+
+
+def weights_of(place):
+    return safetensors.torch.load_file(place / "weights.safetensors")
+
+
+def require_same(mine, theirs):
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)

@@ -29,7 +29,9 @@ def load(name):
 
 
 def test_every_benchmark_is_tried_here():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {"simulator_overhead", "compensation_at_the_start"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {
+        "chaos", "compensation_at_the_start", "local_costs", "local_scaling", "simulator_overhead",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("setting", "pairs"), [("digits", 2), ("cifar10-small", 2)])
@@ -102,3 +104,62 @@ def test_a_run_that_diverges_is_a_result(monkeypatch):
     assert len(row["ratios"]) < 50
     assert "diverged at version" in row["message"]
     assert "Remedies" not in row["message"]
+
+
+def test_the_scaling_of_real_workers_is_compared_with_their_own_speeds(tmp_path, capsys):
+    output = tmp_path / "bench" / "scaling.json"
+    words = ["--quick", "--rounds", "1", "--seeds", "0", "--epochs", "1", "--target", "0.05"]
+    load("local_scaling").main([*words, "--output", str(output)])
+    found = json.loads(output.read_text())
+    assert "synthetic" in found["images"]
+    assert found["threads of each worker"] == 1
+    pace = {row["case"]: row for row in found["pace"]}
+    assert len(pace) == 5
+    for row in pace.values():
+        assert len(row["readings"]) == 1
+        assert 0.0 < row["lowest"] <= row["samples/s"] <= row["highest"]
+    both = pace["2 workers, one slowed 4 x, asynchronous"]
+    own = pace["1 worker"]["samples/s"] + pace["1 worker, slowed 4 x"]["samples/s"]
+    assert both["of the workers' own speeds"] == pytest.approx(both["samples/s"] / own, abs=1e-3)
+    assert pace["1 worker"]["over 1 worker"] == 1.0
+    for row in found["error"]:
+        (reading,) = row["readings"]
+        assert row["reached"] == (reading["seconds"] is not None) == (reading["best"] <= 0.05)
+        assert row["reached"] or reading["epochs"] > 0.8
+    assert len(found["error"]) == 3
+
+
+def test_a_case_measures_as_many_steps_as_take_as_long_as_one_at_full_speed():
+    benchmark = load("local_scaling")
+    measure = benchmark.Measure("timed", "", steps=100)
+    counted = {case.name: measure.counted(case) for case in benchmark.PACE}
+    assert counted["1 worker"] == counted["plain loop"] == 100
+    assert counted["1 worker, slowed 4 x"] == 25
+    assert counted["2 workers, one slowed 4 x, asynchronous"] == 125
+    assert counted["2 workers, one slowed 4 x, synchronous"] == counted["2 processes, one slowed 4 x, DDP"] == 50
+
+
+def test_what_real_workers_cost_is_measured(tmp_path, capsys):
+    output = tmp_path / "bench" / "costs.json"
+    load("local_costs").main(["--quick", "--output", str(output)])
+    found = json.loads(output.read_text())
+    assert [row["rule"] for row in found["exchange"]] == ["asgd", "dc-asgd-a", "dc-asgd"]
+    for row in found["exchange"]:
+        assert row["exchange, ms"] > 0.0
+        assert row["memcpy, ms"] > 0.0
+    assert found["messages, microseconds"] > 0.0
+    start = found["start-up"]
+    assert start["workers"] == 2
+    assert start["import torch, s"] > 0.0
+    assert start["all compute, s"] > 0.0
+
+
+def test_an_exchange_of_the_benchmark_is_one_commit_late():
+    exchanges = load("local_costs").Exchanges("dc-asgd-a", 100)
+    for _ in range(4):
+        exchanges()
+    server = exchanges.server
+    assert server.version == 4
+    assert [server.read_version(worker) for worker in range(2)] == [3, 4]
+    assert torch.equal(exchanges.down[1].flat[:100], server.weights()[0])
+    exchanges.close()

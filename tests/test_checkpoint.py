@@ -319,7 +319,7 @@ def refuse(error):
 
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
-WORDS = r"checkpoint-7\.json could not be written: the disk is full\. .*checkpoint-5\.json still stands; make room"
+WORDS = r"checkpoint-7\.json could not be written: the disk is full\. .*checkpoint-5\.json still stands: make room"
 
 
 @pytest.mark.parametrize("step", range(7))
@@ -370,7 +370,7 @@ def test_a_full_disk_leaves_the_one_of_the_same_version(tmp_path, monkeypatch):
 
 def test_without_an_earlier_one_a_full_disk_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", refuse(NO_SPACE))
-    with pytest.raises(RunDirectoryError, match=r"There is no earlier checkpoint; make room"):
+    with pytest.raises(RunDirectoryError, match=r"There is no earlier checkpoint: make room"):
         write(tmp_path, 7)
     assert files(tmp_path) == []
 

@@ -187,3 +187,15 @@ def test_a_commit_on_cuda_is_one_piece():
     weights = [torch.randn(300, 300, device="cuda")]
     server = tardigrad.ParameterServer(weights, tardigrad.rule("dc-asgd-a"), lr=0.1)
     assert len(server._path._views["element"]) == 1
+
+
+@pytest.mark.timeout(280)
+def test_real_workers_share_a_gpu_and_their_run_replays_bit_for_bit(tmp_path):
+    from tardigrad.replaying import replay
+
+    run = tardigrad.train(
+        "digits", engine="local", workers=2, epochs=1, rule="dc-asgd-a", device="cuda", directory=tmp_path
+    )
+    assert run.summary["samples"] == 1257
+    assert all(weights.device.type == "cpu" for weights in run.weights())
+    assert replay(tmp_path).equal

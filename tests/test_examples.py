@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tyro
 
 import tardigrad
 import tardigrad.errors
 from tardigrad.cli import COMMANDS, main
+from tardigrad.commands.replay import ReplayOptions
 from tardigrad.listing import KINDS
+from tardigrad.options import ExportOptions, ResumeOptions, StatusOptions, WorkersOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -155,6 +158,16 @@ def commands():
     return found
 
 
+OF_A_RUN = {
+    ("train", "--resume"): ResumeOptions,
+    ("status",): StatusOptions,
+    ("workers",): WorkersOptions,
+    ("export",): ExportOptions,
+    ("replay",): ReplayOptions,
+}
+"""Commands whose run is the reader's: that their options are understood is all that can be tried."""
+
+
 @pytest.mark.parametrize(("page", "line", "shown"), sorted(set(commands())), ids=lambda value: value[:60])
 def test_commands_on_pages(page, line, shown, monkeypatch, capsys):
     """Every command on a page is one: it answers, its dry run is accepted, its refusal reads as shown."""
@@ -162,8 +175,10 @@ def test_commands_on_pages(page, line, shown, monkeypatch, capsys):
     words = shlex.split(line, comments=True)[1:]
     if words[:1] == ["report"]:
         words = ["report", "--help"]  # the runs it names are the reader's
-    if words[:2] == ["train", "--resume"]:
-        words = ["train", "--resume", "--help"]
+    for command, options in OF_A_RUN.items():
+        if words[: len(command)] == [*command] and not shown.startswith("tardigrad: "):
+            tyro.cli(options, args=words[len(command) :])
+            return
     if "cifar10" in line and words[:1] in (["train"], ["compare"]) and "TARDIGRAD_DATA" not in os.environ:
         pytest.skip("CIFAR-10 is not in TARDIGRAD_DATA")
     if words[:1] in (["train"], ["compare"]) and not {"--dry-run", "--help"} & set(words):

@@ -116,7 +116,7 @@ def test_the_command(tmp_path, registered, monkeypatch, capsys):
     capsys.readouterr()
     assert main(["export", "run"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("run.safetensors: 13 tensors of version 18, 144 samples (dc-asgd(")
+    assert said.startswith("run.safetensors: 13 tensors of version 18, 144 samples, dc-asgd\n")
     assert "model.load_state_dict(safetensors.torch.load_file('run.safetensors'))\n" in said
     read_plainly("run.safetensors")
 

@@ -153,7 +153,7 @@ def test_a_reader_is_not_disturbed_by_what_happens_meanwhile(tmp_path):
 
 def test_what_is_flushed_is_there_to_read(tmp_path):
     log = write(tmp_path, range(3), close=False, segment_bytes=1000)
-    assert events(tmp_path) == []
+    assert (read_header(tmp_path), events(tmp_path)) == (HEADER, [])
     log.flush()
     assert events(tmp_path) == [event(number) for number in range(3)]
 
@@ -180,9 +180,12 @@ def test_what_cannot_be_compressed_stays_and_is_compressed_later(tmp_path, monke
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")
 def test_a_full_disk_is_said(tmp_path):
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
-    log = write(tmp_path, range(3), close=False)
-    with pytest.raises(RunDirectoryError, match=r"log\.jsonl could not be written: the disk is full\. Make room"):
+    log = write(tmp_path, range(3), header=None, close=False)
+    words = r"log\.jsonl could not be written: the disk is full\. Make room"
+    with pytest.raises(RunDirectoryError, match=words):
         log.flush()
+    with pytest.raises(RunDirectoryError, match=words):
+        write(tmp_path, [])
 
 
 class Kill(BaseException):

@@ -6,7 +6,7 @@ import torch
 from tardigrad.config import RunConfig
 from tardigrad.engines.base import Evaluation
 from tardigrad.progress import TrainProgress
-from tardigrad.records import Commit, Contribution, Failure, Lease, Push, Rejected
+from tardigrad.records import Commit, Contribution, Failure, Lease, Push, Rejected, Snapshot
 
 
 @pytest.fixture
@@ -38,8 +38,12 @@ def test_a_run_that_goes_on_begins_where_it_was(progress, capsys):
     assert "staleness 1.0" in bar.fields["state"]
 
 
-def test_the_pace_counts_what_was_applied_since(progress, monkeypatch, capsys):
-    monkeypatch.setattr("tardigrad.progress.perf_counter", lambda: progress._since + 2.0)
+def test_the_pace_counts_what_was_applied_since_the_first_pull(progress, monkeypatch, capsys):
+    times = iter([1000.0, 1002.0])
+    monkeypatch.setattr("tardigrad.progress.perf_counter", lambda: next(times))
+    snapshot = Snapshot(50, [], Lease(0, 0, 16), torch.zeros(1))
+    progress.pulled(0.0, 0, snapshot)
+    progress.pulled(0.0, 1, snapshot)
     progress.committed(1.0, commit(51, read=50))
     progress.evaluated(evaluation(51))
     assert "loss 0.5  8 samples/s  staleness 0.0" in capsys.readouterr().err
@@ -59,6 +63,7 @@ def test_what_happens_to_workers_is_a_line_that_stays(progress, capsys):
     progress.failed(3.5, Failure(0, 0, "hung", 42, -9))
     progress.joined(4.0, 4, 0)
     progress.left(5.0, 3, 0, "removed")
+    progress.joined(5.5, 3, 1)
     progress.noted(6.0, "the disk is full")
     assert capsys.readouterr().err.splitlines() == [
         "1.5 s: worker 2 (life 0) died at version 40, exit code -9",
@@ -67,6 +72,7 @@ def test_what_happens_to_workers_is_a_line_that_stays(progress, capsys):
         "3.5 s: worker 0 (life 0) hung at version 42, exit code -9",
         "4.0 s: worker 4 is added",
         "5.0 s: worker 3 leaves: removed",
+        "5.5 s: worker 3 is added",
         "6.0 s: the disk is full",
     ]
 

@@ -42,7 +42,7 @@ def test_it_waits_until_the_run_shows_them(tmp_path, monkeypatch, capsys, number
     run = LocalRun(tmp_path, monkeypatch)
     assert main(["workers", str(tmp_path), "--set", str(number)]) == 0
     assert run.wished == [number]
-    assert capsys.readouterr().out == f"{tmp_path}: {number} workers\n"
+    assert capsys.readouterr().out == f"{tmp_path}: {number} {'worker' if number == 1 else 'workers'}\n"
 
 
 def test_it_does_not_wait_for_ever(tmp_path, monkeypatch, capsys):

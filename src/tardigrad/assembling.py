@@ -17,6 +17,7 @@ from tardigrad.engines import ENGINES
 from tardigrad.engines.base import Job, Limits, Network
 from tardigrad.errors import InvalidArgument, UnsupportedPlatform
 from tardigrad.imports import import_all
+from tardigrad.layout import FlatLayout
 from tardigrad.leases import Leases
 from tardigrad.recipes import load_recipe
 from tardigrad.rules.base import Rule, make_rule
@@ -73,7 +74,7 @@ def blueprint_of(config: RunConfig, made: Task | None = None) -> Blueprint:
     )
 
 
-def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True, life: int = 0) -> Job:
+def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True, commits_on_cpu: bool = False) -> Job:
     """Build the parts of a run; nobody watches it yet.
 
     Args:
@@ -81,12 +82,17 @@ def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True, l
         task: that it names, or one of the caller's own.
         rule: that it names.
         named: whether the configuration's word leads to the task, so that other processes can build it.
-        life: how often the run was taken up again.
+        commits_on_cpu: have the server's arithmetic on the CPU, as it is with real workers, whatever the device is.
     """
     engine = ENGINES.load(config.engine)
     blueprint = blueprint_of(config, None if named else task)
     here = blueprint.on("cpu") if engine.has_processes else blueprint
     body = here.build_worker(task)
+    weights, buffers, layout = body.weights, body.buffers, body.layout
+    if commits_on_cpu:
+        weights = [tensor.cpu() for tensor in weights]
+        buffers = {name: tensor.cpu() for name, tensor in buffers.items()}
+        layout = FlatLayout.of(weights, layout.names)
     samples = len(task.train)
     schedule = build_schedule(config.schedule, warmup=config.warmup)
     leases = Leases(
@@ -98,7 +104,7 @@ def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True, l
         seed=config.seed,
     )
     server = ParameterServer(
-        body.weights,
+        weights,
         rule,
         lr=lambda applied: config.lr * schedule.factor(applied / samples),
         workers=config.workers,
@@ -106,11 +112,11 @@ def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True, l
         max_staleness=config.max_staleness,
         on_stale=config.on_stale,
         leases=leases,
-        buffers=body.buffers,
+        buffers=buffers,
         batchnorm=config.batchnorm,
         commit_path=config.commit_path,
         measure_every=config.measure_every,
-        layout=body.layout,
+        layout=layout,
     )
     pushes = expected_pushes(samples, config.batch_size, epochs=config.epochs)
     return Job(
@@ -123,7 +129,6 @@ def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True, l
         evaluate_every=config.evaluate_every,
         blueprint=blueprint,
         faults=fault_plan(config.chaos, workers=config.workers, pushes=pushes),
-        life=life,
         limits=Limits(
             config.hang_after, config.first_step, config.max_restarts, config.on_failure, config.digest_every
         ),

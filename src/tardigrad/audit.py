@@ -55,7 +55,7 @@ class Audit:
     def verdict(self) -> str:
         """A sentence."""
         if self.violations:
-            return f"{len(self.violations)} violations, the first: {self.violations[0]}"
+            return f"{len(self.violations)} found that must not be; the first: {self.violations[0]}"
         lost = f", {self.lost} lost" if self.lost else ""
         return (
             f"all invariants hold: {self.commits} commits, {self.epochs} finished epochs, {self.applied} samples "
@@ -149,7 +149,7 @@ class _Check:
     def _leave(self, time: float, worker: int, incarnation: int, reason: str) -> None:
         life = self._alive("leaves", worker, incarnation)
         if life is not None:
-            life.live, life.pulled = False, None
+            life.live = False
 
     def _fail(self, time: float, worker: int, incarnation: int, version: int, kind: str, *_: Any) -> None:
         self._failures[kind] += 1

@@ -195,8 +195,9 @@ def _all_or_nothing(path: Path) -> Iterator[None]:
 
 def _full(path: Path) -> RunDirectoryError:
     known = list_checkpoints(path.parent)
-    stands = f"{_path(path.parent, known[-1])} still stands" if known else "There is no earlier checkpoint"
-    return full(path, f"{stands}; make room, then go on from the last one.")
+    if not known:
+        return full(path, "There is no earlier checkpoint: make room, and begin anew.")
+    return full(path, f"{_path(path.parent, known[-1])} still stands: make room, then go on from it.")
 
 
 def _sync_growing(directory: Path, growing: Mapping[str, Position]) -> None:

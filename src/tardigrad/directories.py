@@ -19,7 +19,7 @@ EVALUATIONS = "evaluations.jsonl"
 GROWING = (CURRENT, EVALUATIONS)
 _BEGUN = {"config.json", "environment.json", EVALUATIONS}
 _ENDS = {"weights.safetensors", "summary.json"}
-_SHOWN = {"status.json", "request.json"}
+_SHOWN = {"status.json", "request.json", "request.taken"}
 _BESIDE = {Path(name).with_suffix(".tmp").name for name in _BEGUN | _ENDS | _SHOWN}
 _UNDONE = re.compile(r"undone-(\d+)(-evaluations)?\.jsonl(\.tmp)?")
 

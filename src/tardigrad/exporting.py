@@ -149,8 +149,7 @@ def print_export(path: Path) -> None:
     """Print what a file holds, and how to load it."""
     with safetensors.safe_open(path, framework="pt") as file:
         facts, number = file.metadata(), len(list(file.keys()))
-    print(
-        f"{path}: {number} tensors of version {facts['version']}, {int(facts['samples']):,} samples ({facts['rule']})"
-    )
+    rule = facts["rule"].partition("(")[0]
+    print(f"{path}: {number} tensors of version {int(facts['version']):,}, {int(facts['samples']):,} samples, {rule}")
     strict = "" if facts["complete"] == "yes" else ", strict=False"
     print(f"to load: model.load_state_dict(safetensors.torch.load_file({str(path)!r}){strict})")

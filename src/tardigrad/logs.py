@@ -71,6 +71,7 @@ class LogWriter:
             self._packer.add(number)  # closed by a process that ended before it compressed them
         if header is not None:
             self.write(json.dumps(header) + "\n")
+            self.flush()
 
     def write(self, line: str) -> None:
         """Add one line of ASCII, line break included."""

@@ -16,7 +16,7 @@ from rich.table import Table
 from tardigrad.compare import Outcome
 from tardigrad.config import RunConfig
 from tardigrad.engines.base import Evaluation, Observer
-from tardigrad.records import Commit, Failure, Push, Rejected
+from tardigrad.records import Commit, Failure, Push, Rejected, Snapshot
 from tardigrad.rules.base import make_rule
 from tardigrad.steering import in_words
 from tardigrad.tasks.base import Metric
@@ -42,7 +42,8 @@ class TrainProgress(Observer):
         self._losses: deque[float] = deque(maxlen=_RECENT)
         self._staleness: deque[int] = deque(maxlen=_RECENT)
         self._begun_at, self._applied, self._rejected = applied, applied, 0
-        self._since = perf_counter()
+        self._since, self._begun = perf_counter(), False
+        self._failed: set[int] = set()
         columns = (
             TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[state]}"), TimeRemainingColumn(),
@@ -55,12 +56,16 @@ class TrainProgress(Observer):
     def __enter__(self) -> Self:
         """Begin to show."""
         self._bar.start()
-        self._since = perf_counter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
         """Leave the terminal as it was."""
         self._bar.stop()
+
+    def pulled(self, time: float, worker: int, snapshot: Snapshot) -> None:
+        """The pace counts from the first one on: before, workers start and the initial weights are judged."""
+        if not self._begun:
+            self._since, self._begun = perf_counter(), True
 
     def committed(self, time: float, commit: Commit) -> None:
         """Count samples, and refresh the line a few times a second."""
@@ -78,11 +83,13 @@ class TrainProgress(Observer):
 
     def failed(self, time: float, failure: Failure) -> None:
         """A line that stays, and what was raised."""
+        self._failed.add(failure.worker)
         self._say(f"{time:.1f} s: {in_words(failure)}")
 
     def joined(self, time: float, worker: int, incarnation: int) -> None:
         """A line that stays."""
-        how = f"is restarted, life {incarnation}" if incarnation else "is added"
+        how = f"is restarted, life {incarnation}" if worker in self._failed else "is added"
+        self._failed.discard(worker)
         self._say(f"{time:.1f} s: worker {worker} {how}")
 
     def left(self, time: float, worker: int, incarnation: int, reason: str) -> None:

@@ -226,14 +226,14 @@ class Recorder(Observer):
     def committed(self, time: float, commit: Commit) -> None:
         """One line, and the counts for the summary."""
         self._counts.committed(commit)
-        contributions = ",".join(
+        parts = [
             f"[{part.worker},{part.incarnation},{part.read_version},{_lease(part.lease)},{part.samples},"
             f"{_exact(part.loss)},{_exact(part.norm)}]"
             for part in commit.contributions
-        )
+        ]
         ratio = commit.compensation_ratio
         self._log.write(
-            f'["commit",{time:.6f},{commit.version},{commit.lr!r},{commit.live},[{contributions}],'
+            f'["commit",{time:.6f},{commit.version},{commit.lr!r},{commit.live},[{",".join(parts)}],'
             f"{'null' if ratio is None else _rounded(ratio)}]\n"
         )
 

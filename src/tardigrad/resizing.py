@@ -59,7 +59,7 @@ def print_workers(standing: Standing, *, wished: int | None = None) -> None:
         print("\n".join(describe(standing)))
         return
     now = len(taking_part_in(standing))
-    words = f"{standing.directory}: {now} workers"
+    words = f"{standing.directory}: {now} worker{'' if now == 1 else 's'}"
     if wished is not None and not _shows(standing, wished):
         words += f", on the way to {wished}; to watch: tardigrad status {standing.directory}"
     print(words)

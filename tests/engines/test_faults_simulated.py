@@ -221,6 +221,20 @@ def test_a_worker_whose_push_waits_dies_and_returns_and_the_push_counts_once():
     assert server.leases.applied == 20
 
 
+def test_a_new_life_does_not_begin_with_the_statistics_of_a_push_that_waited():
+    made, _ = engine(task=NOISY, consistency="synchronous", workers=2)
+    server, ones = made.job.server, torch.ones(made.job.server.layout.size)
+    for worker in (0, 1):
+        server.pull(worker)
+    mean = "1.running_mean"
+    statistics = [{name: torch.full_like(b, n) for name, b in made.job.body.buffers.items()} for n in (5, 7)]
+    server.push(0, ones, buffers=statistics[0])
+    server.leave(0)
+    server.join(0)
+    server.push(1, ones, buffers=statistics[1])
+    assert torch.equal(server.pull(0).buffers[mean], statistics[1][mean])  # the mean over those that live
+
+
 def test_the_server_kills_itself_after_the_commit_of_that_version(monkeypatch):
     ended = []
     monkeypatch.setattr(os, "kill", lambda pid, sign: ended.append((pid, sign, made.job.server.version)))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,7 +76,9 @@ def test_faults_of_every_kind_leave_no_sample_behind(tmp_path, consistency):
 
 
 def test_a_worker_that_fails_too_often_is_given_up_and_the_others_go_on(tmp_path):
-    run = train(tmp_path, chaos="kill worker 1 at push 2; kill worker 1 at push 12", max_restarts=1, workers=2, epochs=20)
+    run = train(
+        tmp_path, chaos="kill worker 1 at push 2; kill worker 1 at push 12", max_restarts=1, workers=2, epochs=20
+    )
     assert [event[2:4] for event in events(run, "fail")] == [[1, 0], [1, 1]]
     assert len(events(run, "join")) == 1
     assert run.summary["samples"] == 20 * 1257
@@ -167,7 +170,7 @@ def processes_of(session):
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            state, _, _, its = open(f"/proc/{name}/stat").read().rsplit(")", 1)[1].split()[:4]
+            state, _, _, its = Path(f"/proc/{name}/stat").read_text().rsplit(")", 1)[1].split()[:4]
         except OSError:
             continue
         if int(its) == session and state != "Z":

@@ -82,10 +82,9 @@ def replay(words: list[str]) -> int:
 
 def _show(console: Console, found: Replayed, options: ReplayOptions) -> None:
     colour = {True: "green", False: "red", None: "default"}[found.equal]
-    console.print(f"{found.verdict} ({found.seconds:.1f} s)", style=colour, markup=False)
-    if found.equal is not False:
-        for words in found.cautions:
-            console.print(words, style="yellow", markup=False)
+    console.print(f"{found.headline} ({found.seconds:.1f} s)", style=colour, markup=False)
+    for words in dict.fromkeys([*found.details, *found.cautions]):
+        console.print(f"  {words}", style="red" if found.equal is False else "yellow", markup=False)
     if options.save is not None:
         console.print(f"weights of version {found.version}: {options.save}", markup=False)
     if found.directory is not None:
@@ -121,7 +120,8 @@ def _show_audit(console: Console, checked: Audit) -> None:
     if checked.ok:
         console.print(checked.verdict, style="green", markup=False)
         return
-    console.print(f"{len(checked.violations)} violations of the invariants:", style="red", markup=False)
+    number = len(checked.violations)
+    console.print(f"{number} invariant{'s do' if number > 1 else ' does'} not hold:", style="red", markup=False)
     for words in checked.violations[:_SHOWN]:
         console.print(f"  {words}", style="red", markup=False)
     if len(checked.violations) > _SHOWN:

@@ -128,7 +128,8 @@ def _place(recorded: RecordedRun, rule: Rule, directory: str | Path | None, *, w
     """Where to record; None: nowhere."""
     if directory is not None or not what_if:
         return None if directory is None else Path(directory)
-    base, number = recorded.place.resolve(), 1
+    base = recorded.place if recorded.place.name not in ("", "..") else recorded.place.resolve()
+    number = 1
     part = rule.optimizer_spec if rule.spec == recorded.config.rule else rule.spec
     place = base.with_name(f"{base.name}-under-{file_name(part.partition('(')[0])}")
     name = place.name
@@ -148,7 +149,7 @@ def _recorder(recorded: RecordedRun, rule: Rule, job: Job, task: Task, place: Pa
     create_directory(place)
     recorder = recorder_of(place, config, task, job, None)
     file = place / "environment.json"
-    origin = {"run": str(recorded.place), "engine": recorded.config.engine}
+    origin = {"run": str(recorded.place), "engine": recorded.engine}
     write_json(file, json.loads(file.read_text()) | {"replayed": origin})
     return recorder
 

@@ -78,13 +78,22 @@ class Replayed:
     @property
     def verdict(self) -> str:
         """What was found, in a sentence or some."""
+        return " ".join([self.headline, *self.details])
+
+    @property
+    def headline(self) -> str:
+        """The first sentence of the verdict."""
+        counted = f"{self.commits} commits"
         if self.equal is None:
-            end = f" Diverged: {self.diverged}" if self.diverged else ""
-            return f"the same schedule under {self._server.rule.spec}: {self.commits} commits.{end}"
+            return f"the same schedule under {self._server.rule.spec}: {counted}"
         if self.equal:
-            counted = f"{self.commits} commits, {self.digests} digests"
-            return f"bitwise equal: {counted}{', final weights' if self.compared_end else ''}"
-        return " ".join([f"NOT equal: {self._where()}", *self._details(), *self.cautions])
+            return f"bitwise equal: {counted}, {self.digests} digests{', final weights' if self.compared_end else ''}"
+        return f"NOT equal: {self._where()}"
+
+    @property
+    def details(self) -> list[str]:
+        """Its other sentences."""
+        return [*self._evidence(), *(() if self.equal else self.cautions)]
 
     def state_dict(self) -> dict[str, Tensor]:
         """A copy of weights and buffers at the end by name; ``model.load_state_dict(..., strict=False)`` takes it."""
@@ -109,7 +118,7 @@ class Replayed:
         agrees = f" Every push that read a version up to {self.agrees_until} agrees." if self.agrees_until > low else ""
         return f"the weights part after version {low}, where they are equal, and by {high}, where they are not.{agrees}"
 
-    def _details(self) -> list[str]:
+    def _evidence(self) -> list[str]:
         told = [f"{difference}." for difference in self.differences if difference.kind != "weights"][:_SHOWN]
         if self.tensors:
             left = len(self.tensors) - _SHOWN
@@ -120,7 +129,7 @@ class Replayed:
                 f"On the weights of version {self.computed_otherwise}, which are equal, another gradient is computed "
                 "here: data, code or arithmetic are not those of the run."
             )
-        return [*told, f"The replay ended there: {self.diverged}"] if self.diverged else told
+        return [*told, f"It ended there: {self.diverged}"] if self.diverged else told
 
 
 def named(server: ParameterServer) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from tardigrad.assembling import assemble, blueprint_of, require_device
 from tardigrad.commit import COMMIT_PATHS
 from tardigrad.config import RunConfig
+from tardigrad.engines import ENGINES
 from tardigrad.engines.base import Job
 from tardigrad.errors import DataError, InvalidArgument, MissingDependencyError, ReplayError, RunDirectoryError
 from tardigrad.imports import import_all
@@ -54,6 +55,12 @@ class RecordedRun:
         return frozenset(record["version"] for record in records if not record.get("diverged"))
 
     @property
+    def engine(self) -> str:
+        """What the run was computed by; of a replay that was recorded, what its own run was."""
+        engine = str(self.environment.get("replayed", {}).get("engine", self.config.engine))
+        return engine if engine in ENGINES.names() else "simulated"
+
+    @property
     def cautions(self) -> list[str]:
         """Why last bits may differ here from those of the run."""
         here = {
@@ -81,7 +88,7 @@ class RecordedRun:
         Raises:
             ReplayError: the task cannot be built here, or has become another one.
         """
-        one_process = self.config.replace(engine="simulated", delay="constant(1)", speeds=(), chaos="")
+        plain = self.config.replace(engine=self.engine, delay="constant(1)", speeds=(), chaos="")
         given = task is not None
         try:
             import_all(self.config.imports)
@@ -90,8 +97,11 @@ class RecordedRun:
             raise ReplayError(
                 f"{self.place} cannot be replayed here: its task {self.config.task!r} cannot be built. {error}"
             ) from error
-        job = assemble(one_process, task, rule, named=not given)
+        job = assemble(plain, task, rule, named=not given)
         self._require_same_layout(job.server.layout.hash)
+        if ENGINES.load(self.engine).has_processes and self.config.device != "cpu":  # the server alone was on the CPU
+            assert job.blueprint is not None
+            job = replace(job, body=job.blueprint.build_worker(task))
         return job, task
 
     def _require_same_layout(self, mine: str) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
+from tardigrad.errors import InvalidArgument
+
 PRELOAD = "TARDIGRAD_PRELOAD"
 """Environment variable that tells the forkserver, while it starts, which task to build."""
 CHILD = "tardigrad-"
@@ -32,6 +34,9 @@ def prepare(task: str, *, imports: Sequence[str] = (), data_dir: str = "") -> No
     Args:
         task, imports, data_dir: as of `tardigrad.config.RunConfig`; a task that cannot be built is built again, and
             its error seen, where it is needed.
+
+    Raises:
+        InvalidArgument: it cannot be started.
     """
     wanted = {"task": task, "imports": list(imports), "data_dir": data_dir}
     before = os.environ.get("OMP_NUM_THREADS")
@@ -40,6 +45,11 @@ def prepare(task: str, *, imports: Sequence[str] = (), data_dir: str = "") -> No
     try:
         context().set_forkserver_preload(["tardigrad.engines.local.preload"])
         forkserver.ensure_running()
+    except OSError as error:
+        raise InvalidArgument(
+            f"the forkserver of the worker processes cannot be started ({error}). If its path is too long for a "
+            "socket, name a shorter folder for temporary files: TMPDIR=/tmp."
+        ) from error
     finally:
         del os.environ[PRELOAD]
         if before is None:

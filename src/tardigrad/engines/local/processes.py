@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
+import select
 import signal
 import sys
 import time
 import traceback
 from dataclasses import dataclass
-from multiprocessing import reduction
+from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -99,10 +101,20 @@ def begin(threads: int) -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process when the forkserver ends, which ends with the server: even one that hangs."""
+    """Have the kernel end this process when the forkserver ends, which ends with the server: even one that hangs.
+
+    The forkserver ends when the last copy of its lifeline is closed, and hands each child a copy, for children of its
+    own. There will be none: the server's copy is to be the last.
+    """
+    own = getattr(forkserver, "_forkserver", None)
+    lifeline = getattr(own, "_forkserver_alive_fd", None)
+    if lifeline is not None:
+        os.close(lifeline)
+        own._forkserver_alive_fd = None  # type: ignore[union-attr]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:  # it ended before
-        raise SystemExit(1)
+    if not select.select([multiprocessing.parent_process().sentinel], [], [], 0.0)[0]:  # type: ignore[union-attr]
+        return
+    raise SystemExit(1)  # the server ended before
 
 
 class _Desk:
