@@ -226,7 +226,7 @@ def tables(options: argparse.Namespace) -> dict[str, object]:
     if "pace" in options.parts:
         steps = Measure(spec.format(0), place, warm_up=1, steps=4, epochs=50)
         if not options.quick:
-            steps = replace(steps, warm_up=20, steps=200)
+            steps = replace(steps, warm_up=20, steps=400)
         found["pace"] = pace_rows([PACE[k] for k in (0, 1, 2, 6, 8)] if options.quick else PACE, steps, options.rounds)
     if "error" in options.parts:
         race = Measure(spec.format(40 if options.quick else 1000), place, target=options.target, epochs=options.epochs)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
+from tardigrad.chaos import ACCEPTED, fault_plan
 from tardigrad.presence import process_of, read_status
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -107,3 +108,10 @@ def test_faults_on_purpose(tmp_path):
     assert sorted(events[0]) == sorted(events[1])
     assert got[-2:] == want[-2:]
     assert "rejected" in got[-3]
+
+
+def test_every_fault_that_can_be_asked_for_is_on_the_page():
+    section = PAGES["when-a-worker-dies"].partition("## Try it")[2]
+    sentences = [words for words in re.findall(r"^\| `([^`]+)`", section, re.M)]
+    known = {fault_plan(words, workers=3, pushes=100).faults[0].kind for words in ACCEPTED}
+    assert {fault_plan(words, workers=3, pushes=100).faults[0].kind for words in sentences} == known

@@ -17,7 +17,6 @@ from tardigrad.engines import ENGINES
 from tardigrad.engines.base import Job, Limits, Network
 from tardigrad.errors import InvalidArgument, UnsupportedPlatform
 from tardigrad.imports import import_all
-from tardigrad.layout import FlatLayout
 from tardigrad.leases import Leases
 from tardigrad.recipes import load_recipe
 from tardigrad.rules.base import Rule, make_rule
@@ -74,7 +73,7 @@ def blueprint_of(config: RunConfig, made: Task | None = None) -> Blueprint:
     )
 
 
-def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True, commits_on_cpu: bool = False) -> Job:
+def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True) -> Job:
     """Build the parts of a run; nobody watches it yet.
 
     Args:
@@ -82,17 +81,11 @@ def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True, c
         task: that it names, or one of the caller's own.
         rule: that it names.
         named: whether the configuration's word leads to the task, so that other processes can build it.
-        commits_on_cpu: have the server's arithmetic on the CPU, as it is with real workers, whatever the device is.
     """
     engine = ENGINES.load(config.engine)
     blueprint = blueprint_of(config, None if named else task)
     here = blueprint.on("cpu") if engine.has_processes else blueprint
     body = here.build_worker(task)
-    weights, buffers, layout = body.weights, body.buffers, body.layout
-    if commits_on_cpu:
-        weights = [tensor.cpu() for tensor in weights]
-        buffers = {name: tensor.cpu() for name, tensor in buffers.items()}
-        layout = FlatLayout.of(weights, layout.names)
     samples = len(task.train)
     schedule = build_schedule(config.schedule, warmup=config.warmup)
     leases = Leases(
@@ -104,7 +97,7 @@ def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True, c
         seed=config.seed,
     )
     server = ParameterServer(
-        weights,
+        body.weights,
         rule,
         lr=lambda applied: config.lr * schedule.factor(applied / samples),
         workers=config.workers,
@@ -112,11 +105,11 @@ def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True, c
         max_staleness=config.max_staleness,
         on_stale=config.on_stale,
         leases=leases,
-        buffers=buffers,
+        buffers=body.buffers,
         batchnorm=config.batchnorm,
         commit_path=config.commit_path,
         measure_every=config.measure_every,
-        layout=layout,
+        layout=body.layout,
     )
     pushes = expected_pushes(samples, config.batch_size, epochs=config.epochs)
     return Job(

@@ -99,8 +99,9 @@ class RunRecord:
 
     @property
     def clock(self) -> Literal["virtual", "wall"]:
-        """Whose seconds ``time`` counts: the simulator's, or a real clock's."""
-        return "virtual" if self.config.get("engine") == "simulated" else "wall"
+        """Whose seconds ``time`` counts: the simulator's, or a real clock's; a replay's are the run's."""
+        engine = self.environment.get("replayed", {}).get("engine", self.config.get("engine"))
+        return "virtual" if engine == "simulated" else "wall"
 
     @property
     def metric(self) -> Metric | None:
