@@ -106,7 +106,7 @@ def test_whole_runs_are_the_same(tmp_path, monkeypatch):
     settings |= {"memory_format": "channels_last", "consistency": "ssp(1)"}
     tardigrad.train(task, directory=tmp_path / "eager", **settings)
     capture = Capture()
-    monkeypatch.setattr("tardigrad.assembling.Worker", lambda *args, **kw: Worker(*args, **kw, capture=capture))
+    monkeypatch.setattr("tardigrad.blueprint.Worker", lambda *args, **kw: Worker(*args, **kw, capture=capture))
     tardigrad.train(task, directory=tmp_path / "replayed", **settings)
     eager, replayed = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("eager", "replayed"))
     assert eager == replayed

@@ -193,7 +193,9 @@ def test_a_number_that_was_given_again_is_another_process():
     assert not ProcessMark(own.pid, own.started, "another boot", own.host).lives
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"format": 99}', '{"format": 1}', '{"format": 1, "process": {"pid": 1}}']
+)
 def test_a_status_that_cannot_be_read_is_none(tmp_path, text):
     (tmp_path / "status.json").write_text(text)
     assert read_status(tmp_path) is None

@@ -102,7 +102,7 @@ class RunConfig:
     data_dir: str = ""
     """Folder with data sets; empty: TARDIGRAD_DATA, else a cache folder."""
     checkpoint_every: float = 0.0
-    """Minutes between checkpoints; 0: only when a run is stopped."""
+    """Minutes between checkpoints; 0: with real workers 5, in the simulator only when a run is stopped."""
     checkpoints_kept: int = 2
     """How many checkpoints are kept, >= 1; 2 or more survive one that is torn."""
     digest_every: int = 0

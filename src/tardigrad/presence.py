@@ -73,10 +73,11 @@ def write_beside(path: Path, content: Mapping[str, Any]) -> None:
 def read_status(directory: Path) -> dict[str, Any] | None:
     """What a run last showed of itself; None where there is nothing, or nothing that can be read."""
     try:
-        content = json.loads((directory / STATUS).read_text())
-    except (OSError, ValueError):
+        content: dict[str, Any] = json.loads((directory / STATUS).read_text())
+        process_of(content)
+        return content if content["format"] == FORMAT else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
 
 
 def process_of(status: Mapping[str, Any]) -> ProcessMark:
