@@ -259,7 +259,8 @@ def main(words: Sequence[str] | None = None) -> None:
             print("   ".join(f"{key} {value}" for key, value in row.items() if key != "readings"), flush=True)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        whole = {"environment": environment(RECIPE.replace(threads=1)), **found}
+        before = json.loads(options.output.read_text()) if options.output.exists() else {}  # the other part stays
+        whole = before | {"environment": environment(RECIPE.replace(threads=1)), **found}
         options.output.write_text(json.dumps(whole, indent=1) + "\n")
 
 

@@ -39,6 +39,9 @@ class Loop:
         self.schedule = build_schedule(RECIPE.schedule)
         self.nap = 1.0 / (case.speeds[rank] if case.speeds else 1.0) - 1.0
         self.whole = 3.0  # seconds of a step over those of its forward pass: measured by `weigh`
+        self.forward = 0.0  # seconds of the last one, in the bare model: without what DDP sends before it
+        self.bare.register_forward_pre_hook(lambda *_: self._stop_watch(-_now()))
+        self.bare.register_forward_hook(lambda *_: self._stop_watch(self.forward + _now()))
         self.step = self.samples = 0
 
     def batches(self) -> Iterator[torch.Tensor]:
@@ -48,13 +51,16 @@ class Loop:
             whole = len(order) // (BATCH * self.case.workers)
             yield from order[: whole * BATCH * self.case.workers].view(-1, BATCH)[self.rank :: self.case.workers]
 
-    def take(self, index: torch.Tensor, *, apply: bool = True) -> tuple[float, float]:
-        """One step; seconds of the forward pass, and of all but the sleep that makes a process slow."""
+    def _stop_watch(self, seconds: float) -> None:
+        self.forward = seconds
+
+    def take(self, index: torch.Tensor, *, apply: bool = True) -> float:
+        """One step; its seconds but for the sleep that makes a process slow, over those of its forward pass."""
         begun = _now()
         inputs = self.arithmetic.lay_out(self.task.prepared(self.task.train.inputs[index]))
         loss = self.task.loss(self.model(inputs), self.task.train.targets[index])
-        forward, slept = _now() - begun, self.nap * self.whole * (_now() - begun) if apply else 0.0
-        time.sleep(slept)
+        if apply:
+            time.sleep(self.nap * self.whole * self.forward)
         self.optimizer.zero_grad()
         loss.backward()
         if apply:
@@ -63,14 +69,13 @@ class Loop:
             self.optimizer.step()
             self.step += 1
             self.samples += BATCH * self.case.workers
-        return forward, _now() - begun - slept
+        return (_now() - begun) / self.forward
 
     def weigh(self, batches: Iterator[torch.Tensor]) -> None:
         """How much longer a step is than its forward pass, without waiting for others; nothing is learnt."""
         if self.nap and isinstance(self.model, DistributedDataParallel):
             with self.model.no_sync():
-                pairs = [self.take(next(batches), apply=False) for _ in range(12)]
-            self.whole = statistics.median(whole / forward for forward, whole in pairs[2:])
+                self.whole = statistics.median([self.take(next(batches), apply=False) for _ in range(12)][2:])
 
     def run(self) -> Found:
         """So many steps, or until the target is reached; evaluations stop the clock."""

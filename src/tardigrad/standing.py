@@ -147,7 +147,7 @@ def _advice(standing: Standing) -> list[str]:
         unless = {"unseen": "if it does not run: ", "elsewhere": "if it does not run there: "}.get(standing.state, "")
         return [f"{unless}tardigrad train --resume {place}"]
     if standing.state in ("killed", "interrupted"):
-        return ["it has no checkpoint to go on from; with --checkpoint-every MINUTES there would be one"]
+        return ["it has no checkpoint to go on from; --checkpoint-every MINUTES says how often one is written"]
     return []
 
 

@@ -11,6 +11,7 @@ import os
 import selectors
 import signal
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ from tardigrad.engines.local.timers import Timers
 from tardigrad.errors import Diverged, InvalidArgument
 from tardigrad.faults import Fault
 from tardigrad.records import Commit, Failure, Held, Push, PushResult, Rejected, Snapshot
-from tardigrad.transports.slots import Order, Pushed, Raised, Ready, SlotLayout
+from tardigrad.transports.slots import FAULTS, Order, Pushed, Raised, Ready, SlotLayout
 
 _TICK = 0.2  # seconds between looks at what does not announce itself
 _STOOD_STILL = 2.0  # a longer gap between two looks: the machine or this process was stopped, not the workers
@@ -55,6 +56,7 @@ class LocalEngine(Engine):
         self._base, self._since = 0.0, perf_counter()
         self._looked = 0.0
         self._computation = "eager"
+        self._watched: Connection | None = None
 
     @classmethod
     def prepare(cls, blueprint: Blueprint) -> None:
@@ -125,10 +127,9 @@ class LocalEngine(Engine):
             elif station.is_overdue(now):
                 station.hung = True
                 self._lost(station)
-        if self.job.steering is not None:
-            wished = self.job.steering.tick(now, self._view(now))
-            if wished is not None:
-                self._resize(wished)
+        steering = self.job.steering
+        if steering is not None and (wished := steering.tick(now, self._view(now))) is not None:
+            self._resize(wished)
 
     # -- orders and answers ----------------------------------------------------------------------------------
 
@@ -192,8 +193,7 @@ class LocalEngine(Engine):
 
     def _start_ready(self) -> None:
         """Every worker that may read and is there does."""
-        handed = self._hand_out()
-        self._tell_pulls(self._now, handed)
+        self._tell_pulls(self._now, self._hand_out())
 
     def _hand_out(self) -> list[tuple[int, Snapshot]]:
         """Pull for every worker that may read and is there, and give it the order."""
@@ -224,9 +224,8 @@ class LocalEngine(Engine):
 
     def _send(self, station: Station, snapshot: Snapshot, fault: Fault | None = None) -> None:
         assert snapshot.lease is not None
-        words = fault.kind if fault is not None and fault.kind in ("raise", "hang", "corrupt") else ""
-        order = Order(snapshot.version, station.incarnation, snapshot.lease, words)
-        station.order(order, self._now, self.job.limits)
+        words = fault.kind if fault is not None and fault.kind in FAULTS else ""
+        station.order(Order(snapshot.version, station.incarnation, snapshot.lease, words), self._now, self.job.limits)
         if fault is not None:
             self._bring_about(fault, station)
 
@@ -337,22 +336,22 @@ class LocalEngine(Engine):
         return Duty(worker, blueprint.on(device), speeds[worker] if worker < len(speeds) else 1.0)
 
     def _view(self, now: float) -> View:
-        server = self.job.server
+        server, samples = self.job.server, self.job.server.samples_applied
         workers = [self._stations[worker].view(now) for worker in sorted(self._stations)]
-        samples = server.samples_applied
         return View(server.version, samples, samples / self.job.samples_per_epoch, now, workers)
 
     # -- evaluations -----------------------------------------------------------------------------------------
 
     def _watch_judge(self) -> None:
-        """Wait for the process that evaluates too, once there is one."""
-        known = [key.fileobj for key in self._selector.get_map().values() if key.data is None]
+        """Wait for the process that evaluates too: one is started with the first evaluation, and again if it ends."""
         connection = self._clock.connection
-        if known != ([] if connection is None else [connection]):
-            for old in known:
-                self._selector.unregister(old)
-            if connection is not None:
-                self._selector.register(connection, selectors.EVENT_READ, None)
+        if connection is self._watched:
+            return
+        if self._watched is not None:
+            self._selector.unregister(self._watched)
+        if connection is not None:
+            self._selector.register(connection, selectors.EVENT_READ, None)
+        self._watched = connection
 
     # -- the end, and the state ------------------------------------------------------------------------------
 
@@ -370,7 +369,7 @@ class LocalEngine(Engine):
         self._unsent = set(self._snapshots)
         self._clock.close()
         self._selector.close()
-        self._selector = selectors.DefaultSelector()
+        self._selector, self._timers, self._watched = selectors.DefaultSelector(), Timers(), None
 
     def state_dict(self) -> dict[str, Any]:
         """The server's state with pulls outstanding, and what its workers were handed beside the weights."""
@@ -394,7 +393,8 @@ class LocalEngine(Engine):
         self._clock.load_state_dict(state["clock"])
         self._lives.load_state_dict(state["lives"])
         self._gradients = {int(worker): number for worker, number in state["gradients"].items()}
-        self._base, self._since, self._begun = state["now"], perf_counter(), True
+        self._base, self._since = state["now"], perf_counter()
+        self._begun = self._gathered = True
         for name, held in state["buffers"].items():
             self._snapshots[int(name)] = server.outstanding(int(name), dict(held))
         self._unsent = set(self._snapshots)
