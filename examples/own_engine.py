@@ -1,6 +1,6 @@
 """An engine of your own: workers take turns, so that every gradient is exactly as late as there are other workers.
 
-    python examples/own_engine.py
+python examples/own_engine.py
 """
 
 from collections import deque

@@ -23,6 +23,7 @@ from tardigrad.directories import create_directory, cut_back, lives, may_go_on
 from tardigrad.engines import ENGINES
 from tardigrad.engines.base import Engine, Evaluation, Job, Observer
 from tardigrad.errors import AllWorkersLost, Diverged, RunDirectoryError, Stopped, WorkerFailed
+from tardigrad.presence import require_nobody
 from tardigrad.recording import Recorder
 from tardigrad.rules.base import Rule, make_rule
 from tardigrad.saving import Saving
@@ -100,6 +101,8 @@ def train(
     with threads(1), torch.random.fork_rng(devices=_cuda_devices(config)):
         job = assemble(config, task, made, named=not isinstance(recipe, Task))
         place = Path(directory) if directory is not None else _fresh_directory(config)
+        if engine_class.has_processes:
+            require_nobody(place)
         state = _prepare(place, config)
         life = 0 if state is None else lives(place) + 1
         recorder = recorder_of(place, config, task, job, None if state is None else state["recorder"])

@@ -1,6 +1,7 @@
 """The local engine: what only real processes can show. Laws that hold for every engine are in test_every_engine."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -115,6 +116,28 @@ def test_a_stopped_run_goes_on_and_its_log_does_not_show_it(tmp_path):
     assert replay(tmp_path).equal
 
 
+class EndTheJudge(Observer):
+    """Kills the process that evaluates, once."""
+
+    done = False
+
+    def committed(self, time, commit):
+        judges = [child for child in multiprocessing.active_children() if child.name == "tardigrad-evaluation"]
+        if judges and not self.done:
+            judges[0].kill()
+            judges[0].join()
+            self.done = True
+
+
+def test_evaluations_go_on_when_their_process_is_killed(tmp_path):
+    judge = EndTheJudge()
+    run = train(tmp_path, epochs=5, observers=[judge], chaos="kill worker 1 at push 9")
+    assert judge.done
+    versions = [evaluation.version for evaluation in run.evaluations]
+    assert len(versions) == 6
+    assert versions == sorted(set(versions))
+
+
 def test_workers_are_added_and_removed_while_it_runs(tmp_path):
     from tardigrad.training import Steering
 
@@ -200,6 +223,38 @@ def test_when_the_server_is_killed_its_workers_end_and_the_run_goes_on(tmp_path)
         tardigrad.resume(place, stop=lambda: True)
     assert len(json.loads((place / "environment.json").read_text())["resumed"]) == len(before.get("resumed", [])) + 1
     assert replay(place).equal
+
+
+def test_a_script_that_lies_in_no_file_trains_too(tmp_path):
+    script = f"""import tardigrad
+if __name__ == "__main__":
+    tardigrad.train("quadratic", engine="local", workers=2, epochs=1, max_restarts=0, directory={str(tmp_path)!r})
+"""
+    done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nobody_else_trains_into_a_directory_while_a_run_is_there(tmp_path):
+    words = ["train", "quadratic", "--engine", "local", "--directory", str(tmp_path)]
+    second = []
+
+    class Second(Observer):
+        def committed(self, time, commit):
+            if commit.version == 30:
+                second.append(
+                    subprocess.run(
+                        [sys.executable, "-m", "tardigrad", *words],
+                        capture_output=True,
+                        text=True,
+                        timeout=200,
+                        check=False,
+                    )
+                )
+
+    run = train(tmp_path, "quadratic", observers=[Second()])
+    assert second[0].returncode == 2
+    assert f"is being trained into by process {os.getpid()}" in second[0].stderr
+    assert run.summary["samples"] == 1024
 
 
 def test_a_script_without_a_main_guard_is_told_so(tmp_path):

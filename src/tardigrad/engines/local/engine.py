@@ -19,6 +19,7 @@ from tardigrad.blueprint import Blueprint
 from tardigrad.engines.base import Engine, Job, View
 from tardigrad.engines.lives import Lives
 from tardigrad.engines.local.judging import EvaluationsBeside
+from tardigrad.engines.local.mischief import bring_about
 from tardigrad.engines.local.nursery import prepare
 from tardigrad.engines.local.places import device_of, require_no_child, require_startable
 from tardigrad.engines.local.processes import Duty
@@ -31,7 +32,6 @@ from tardigrad.transports.slots import FAULTS, Order, Pushed, Raised, Ready, Slo
 
 _TICK = 0.2  # seconds between looks at what does not announce itself
 _STOOD_STILL = 2.0  # a longer gap between two looks: the machine or this process was stopped, not the workers
-_GUESSED_STEP = 0.01  # seconds; of a worker that has not pushed yet
 
 
 class LocalEngine(Engine):
@@ -57,6 +57,7 @@ class LocalEngine(Engine):
         self._looked = 0.0
         self._computation = "eager"
         self._watched: Connection | None = None
+        self._watched_number = -1
 
     @classmethod
     def prepare(cls, blueprint: Blueprint) -> None:
@@ -110,6 +111,7 @@ class LocalEngine(Engine):
         for key, _ in self._selector.select(patience):
             if key.data is None:
                 self._clock.receive()
+                self._watch_judge()
             else:
                 self._read(key.data)
         self._timers.run(self._now)
@@ -227,26 +229,7 @@ class LocalEngine(Engine):
         words = fault.kind if fault is not None and fault.kind in FAULTS else ""
         station.order(Order(snapshot.version, station.incarnation, snapshot.lease, words), self._now, self.job.limits)
         if fault is not None:
-            self._bring_about(fault, station)
-
-    def _bring_about(self, fault: Fault, station: Station) -> None:
-        """Faults that come from outside a worker: it is killed in the middle of its step, or stands still."""
-        if fault.kind == "kill":
-            moment = self._now + fault.moment * (station.median_step or _GUESSED_STEP)
-            self._signal_at(moment, station, signal.SIGKILL)
-        elif fault.kind == "pause":
-            station.signal(signal.SIGSTOP)
-            self._signal_at(self._now + fault.seconds, station, signal.SIGCONT)
-
-    def _signal_at(self, moment: float, station: Station, number: signal.Signals) -> None:
-        """Send a signal then, if the worker still lives the same life."""
-        incarnation = station.incarnation
-
-        def send() -> None:
-            if station.incarnation == incarnation:
-                station.signal(number)
-
-        self._timers.add(moment, send)
+            bring_about(fault, station, self._timers, now=self._now)
 
     # -- telling ---------------------------------------------------------------------------------------------
 
@@ -288,6 +271,7 @@ class LocalEngine(Engine):
                 station.down.buffers[name].copy_(tensor)
         station.start(self.job.server.participants.record(worker).incarnation, self._now, self.job.limits)
         assert station.end is not None
+        self._watch_judge()  # a number that it gave up may be used again here
         self._selector.register(station.end, selectors.EVENT_READ, station)
 
     def _lost(self, station: Station) -> None:
@@ -348,9 +332,10 @@ class LocalEngine(Engine):
         if connection is self._watched:
             return
         if self._watched is not None:
-            self._selector.unregister(self._watched)
+            self._selector.unregister(self._watched_number)  # by number: it is closed by now
         if connection is not None:
-            self._selector.register(connection, selectors.EVENT_READ, None)
+            self._watched_number = connection.fileno()
+            self._selector.register(self._watched_number, selectors.EVENT_READ, None)
         self._watched = connection
 
     # -- the end, and the state ------------------------------------------------------------------------------

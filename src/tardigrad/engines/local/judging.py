@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tardigrad.engines.base import Evaluation, EvaluationClock, Job
-from tardigrad.engines.local.nursery import CHILD, context
+from tardigrad.engines.local.nursery import CHILD, context, importable_main
 from tardigrad.engines.local.processes import SlotParcel, judge
 from tardigrad.errors import Diverged, TardigradError
 from tardigrad.transports.slots import Slot, SlotLayout
@@ -142,7 +142,8 @@ class EvaluationsBeside(EvaluationClock):
         mine, theirs = context().Pipe()
         arguments = (theirs, SlotParcel(self._slot), self.job.blueprint)
         self._process = context().Process(target=judge, args=arguments, name=f"{CHILD}evaluation", daemon=True)
-        self._process.start()
+        with importable_main():
+            self._process.start()
         theirs.close()
         self._connection = mine
 

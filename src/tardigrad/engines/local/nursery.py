@@ -11,9 +11,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
+from types import ModuleType
 
 from tardigrad.errors import InvalidArgument
 
@@ -56,6 +59,21 @@ def prepare(task: str, *, imports: Sequence[str] = (), data_dir: str = "") -> No
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
+
+
+@contextmanager
+def importable_main() -> Iterator[None]:
+    """While a process is started: it imports this one's script anew, unless that was typed in and lies in no file."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    if file is None or os.path.exists(file):
+        yield
+        return
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def is_child() -> bool:

@@ -11,7 +11,7 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from tardigrad.engines.base import Limits, WorkerView
-from tardigrad.engines.local.nursery import CHILD, context
+from tardigrad.engines.local.nursery import CHILD, context, importable_main
 from tardigrad.engines.local.processes import Duty, SlotParcel, work
 from tardigrad.transports.slots import Order, ServerEnd, Slot, SlotLayout
 
@@ -84,7 +84,8 @@ class Station:
         arguments = (theirs, SlotParcel(self.down), SlotParcel(self.up), self.duty)
         name = f"{CHILD}worker-{self.worker}"
         self._process = context().Process(target=work, args=arguments, name=name, daemon=True)
-        self._process.start()
+        with importable_main():
+            self._process.start()
         theirs.close()
         self.end = ServerEnd(mine)
 

@@ -1,0 +1,32 @@
+"""Mischief: faults that come to a worker from outside. (Those of its own code travel with its order.)"""
+
+from __future__ import annotations
+
+import signal
+
+from tardigrad.engines.local.station import Station
+from tardigrad.engines.local.timers import Timers
+from tardigrad.faults import Fault
+
+_GUESSED_STEP = 0.01  # seconds; of a worker that has not pushed yet
+
+
+def bring_about(fault: Fault, station: Station, timers: Timers, *, now: float) -> None:
+    """Have a worker, which has just been given an order, killed in the middle of its step, or stand still."""
+    if fault.kind == "kill":
+        moment = now + fault.moment * (station.median_step or _GUESSED_STEP)
+        _signal_at(moment, station, signal.SIGKILL, timers)
+    elif fault.kind == "pause":
+        station.signal(signal.SIGSTOP)
+        _signal_at(now + fault.seconds, station, signal.SIGCONT, timers)
+
+
+def _signal_at(moment: float, station: Station, number: signal.Signals, timers: Timers) -> None:
+    """Send a signal then, if the worker still lives the same life."""
+    incarnation = station.incarnation
+
+    def send() -> None:
+        if station.incarnation == incarnation:
+            station.signal(number)
+
+    timers.add(moment, send)
