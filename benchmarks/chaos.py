@@ -94,6 +94,7 @@ def settings_of(seed: int, epochs: int) -> dict[str, Any]:
         "seed": seed,
         "threads": 1,
         "hang_after": 2.0,
+        "first_step": 20.0,
         "checkpoint_every": 0.005,  # minutes: three a second
         "digest_every": 20,
     }
