@@ -5,7 +5,6 @@ What is kept in memory grows with workers, leases under way and epochs that are 
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tardigrad.durable import read_json
 from tardigrad.errors import RunDirectoryError
 from tardigrad.logs import read_lines
 
@@ -72,7 +72,7 @@ def audit(directory: str | Path) -> Audit:
         RunDirectoryError: a file is missing or damaged, or the log is of an older format.
     """
     place = Path(directory)
-    config = _json(place / "config.json")
+    config = read_json(place / "config.json")
     if config is None:
         raise RunDirectoryError(f"{place} is not a run directory: it holds no config.json.")
     check: _Check | None = None
@@ -83,7 +83,7 @@ def audit(directory: str | Path) -> Audit:
             check.take(f"{path.name} line {number}", value)
     if check is None:
         raise RunDirectoryError(f"{place} has an empty log.")
-    summary = _json(place / "summary.json")
+    summary = read_json(place / "summary.json")
     if summary is not None:
         check.compare_summary(summary)
     return check.conclude(place)
@@ -365,13 +365,3 @@ def _header(place: Path, value: object) -> Mapping[str, Any]:
             f"the log of {place} has format {value.get('format')}; an audit reads format {_FORMAT}."
         )
     return value
-
-
-def _json(file: Path) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise RunDirectoryError(f"{file} is damaged ({error}).") from error
-    return content

@@ -28,6 +28,21 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(beside, path)
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds; None where there is none.
+
+    Raises:
+        RunDirectoryError: it is not JSON.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RunDirectoryError(f"{path} is damaged ({error}).") from error
+    return content
+
+
 def rename(beside: Path, path: Path) -> None:
     """Put a file in its place, and that on the disk."""
     os.replace(beside, path)

@@ -14,9 +14,10 @@ import torch
 from tardigrad.assembling import assemble, blueprint_of, require_device
 from tardigrad.commit import COMMIT_PATHS
 from tardigrad.config import RunConfig
+from tardigrad.durable import read_json
 from tardigrad.engines import ENGINES
 from tardigrad.engines.base import Job
-from tardigrad.errors import DataError, InvalidArgument, MissingDependencyError, ReplayError, RunDirectoryError
+from tardigrad.errors import DataError, InvalidArgument, MissingDependencyError, ReplayError
 from tardigrad.imports import import_all
 from tardigrad.logs import read_header
 from tardigrad.recording import cpu_name
@@ -130,12 +131,14 @@ def reopen(place: Path, *, data_dir: str | None = None) -> RecordedRun:
             f"the log of {place} has format {header.get('format')}: it rounds losses and has no held pushes. A replay "
             f"needs format {_FORMAT}; train the run again with this version, or only report it."
         )
-    config = RunConfig.from_json(_json(place / "config.json") or {})
+    config = RunConfig.from_json(read_json(place / "config.json") or {})
     _require_agreement(place, config, header)
     _require_here(place, config)
     if data_dir is not None:
         config = config.replace(data_dir=data_dir)
-    return RecordedRun(place, config, header, _json(place / "environment.json") or {}, _json(place / "summary.json"))
+    return RecordedRun(
+        place, config, header, read_json(place / "environment.json") or {}, read_json(place / "summary.json")
+    )
 
 
 def _require_agreement(place: Path, config: RunConfig, header: Mapping[str, Any]) -> None:
@@ -159,14 +162,3 @@ def _require_here(place: Path, config: RunConfig) -> None:
         require_device(config.device)
     except InvalidArgument as error:
         raise ReplayError(f"{place} cannot be replayed here: {error}") from error
-
-
-def _json(file: Path) -> dict[str, Any] | None:
-    """What a file holds; None where there is none."""
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise RunDirectoryError(f"{file} is damaged ({error}); a replay needs it.") from error
-    return content
