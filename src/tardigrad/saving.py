@@ -37,7 +37,7 @@ class Saving:
         at_once = engine.has_processes and (config.checkpoint_every or config.chaos)
         self._next = perf_counter() + (0.0 if at_once else self._seconds)
         self._thread: Thread | None = None
-        self._problem: TardigradError | None = None
+        self._problem: TardigradError | OSError | None = None
 
     @property
     def pause(self) -> Callable[[], bool] | None:
@@ -66,7 +66,7 @@ class Saving:
         problem, self._problem = self._problem, None
         if problem is not None:
             for observer in self._engine.job.observers:
-                observer.noted(0.0, f"no checkpoint: {problem}")
+                observer.noted(self._engine.now, f"no checkpoint: {problem}")
 
     def _due(self) -> bool:
         if self._stop is not None and self._stop():
@@ -98,5 +98,5 @@ class Saving:
     def _write_or_tell(self, version: int, state: dict[str, Any], positions: dict[str, Any]) -> None:
         try:
             self._write(version, state, positions)
-        except TardigradError as error:
+        except (TardigradError, OSError) as error:
             self._problem = error

@@ -118,11 +118,17 @@ def test_a_stopped_run_goes_on_and_its_log_does_not_show_it(tmp_path):
 
 
 class EndTheJudge(Observer):
-    """Kills the process that evaluates, once."""
+    """Kills the process that evaluates, once: while it judges version 0, or when it has nothing to do."""
 
-    done = False
+    def __init__(self, idle):
+        self.done, self.ready = False, not idle
+
+    def evaluated(self, evaluation):
+        self.ready = True
 
     def committed(self, time, commit):
+        if not self.ready:
+            return
         judges = [child for child in multiprocessing.active_children() if child.name == "tardigrad-evaluation"]
         if judges and not self.done:
             judges[0].kill()
@@ -130,8 +136,9 @@ class EndTheJudge(Observer):
             self.done = True
 
 
-def test_evaluations_go_on_when_their_process_is_killed(tmp_path):
-    judge = EndTheJudge()
+@pytest.mark.parametrize("idle", [False, True])
+def test_evaluations_go_on_when_their_process_is_killed(tmp_path, idle):
+    judge = EndTheJudge(idle)
     run = train(tmp_path, epochs=5, observers=[judge], chaos="kill worker 1 at push 9")
     assert judge.done
     versions = [evaluation.version for evaluation in run.evaluations]

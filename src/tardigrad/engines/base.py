@@ -241,6 +241,11 @@ class Engine(ABC):
         """Begin with what takes time and needs no more than this; called before anything is built."""
 
     @property
+    def now(self) -> float:
+        """Seconds of the engine's clock where it has one that goes on between events, else 0."""
+        return 0.0
+
+    @property
     def computation(self) -> str:
         """How gradients are computed, for the record."""
         return self.job.body.computation

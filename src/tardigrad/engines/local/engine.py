@@ -81,19 +81,19 @@ class LocalEngine(Engine):
                 if pause is not None and not self._is_over() and pause():
                     return False
             self._stop_workers()
-            self._clock.finish(self._now)
+            self._clock.finish(self.now)
             self._clock.wait()
             return True
         finally:
             self._close()
 
     @property
-    def _now(self) -> float:
+    def now(self) -> float:
         """Seconds of this run's clock, those before it was taken up again included."""
         return self._base + perf_counter() - self._since
 
     def _begin(self) -> None:
-        server, now = self.job.server, self._now
+        server, now = self.job.server, self.now
         self._looked = now
         self._lives.revive(now)
         for worker in server.live:
@@ -107,21 +107,21 @@ class LocalEngine(Engine):
 
     def _turn(self) -> None:
         """Wait for what comes first, and see to it."""
-        patience = min(_TICK, max(0.0, self._timers.next_at - self._now))
+        patience = min(_TICK, max(0.0, self._timers.next_at - self.now))
         for key, _ in self._selector.select(patience):
             if key.data is None:
                 self._clock.receive()
                 self._watch_judge()
             else:
                 self._read(key.data)
-        self._timers.run(self._now)
+        self._timers.run(self.now)
         self._watch_judge()
-        if self._now - self._looked >= _TICK:
+        if self.now - self._looked >= _TICK:
             self._look()
 
     def _look(self) -> None:
         """See to what does not announce itself: workers that hang, and wishes from outside."""
-        now, gap = self._now, self._now - self._looked
+        now, gap = self.now, self.now - self._looked
         self._looked = now
         for station in list(self._stations.values()):
             if gap > _STOOD_STILL:
@@ -157,7 +157,7 @@ class LocalEngine(Engine):
                 f"worker {station.worker} builds another model from the task {self.job.blueprint!r} than this process "
                 "does; a task must build the same model for the same words, whatever the process."
             )
-        station.greeted(facts, self._now)
+        station.greeted(facts, self.now)
         self._computation = facts["computation"]
         if station.worker in self._unsent:
             self._unsent.discard(station.worker)
@@ -167,7 +167,7 @@ class LocalEngine(Engine):
 
     def _pushed(self, station: Station, answer: Pushed) -> None:
         """Commit a gradient from where it lies, give the next order, and record both then."""
-        worker, now = station.worker, self._now
+        worker, now = station.worker, self.now
         snapshot = self._snapshots.pop(worker)
         station.pushed(answer.seconds, now)
         assert snapshot.lease is not None
@@ -195,7 +195,7 @@ class LocalEngine(Engine):
 
     def _start_ready(self) -> None:
         """Every worker that may read and is there does."""
-        self._tell_pulls(self._now, self._hand_out())
+        self._tell_pulls(self.now, self._hand_out())
 
     def _hand_out(self) -> list[tuple[int, Snapshot]]:
         """Pull for every worker that may read and is there, and give it the order."""
@@ -227,9 +227,9 @@ class LocalEngine(Engine):
     def _send(self, station: Station, snapshot: Snapshot, fault: Fault | None = None) -> None:
         assert snapshot.lease is not None
         words = fault.kind if fault is not None and fault.kind in FAULTS else ""
-        station.order(Order(snapshot.version, station.incarnation, snapshot.lease, words), self._now, self.job.limits)
+        station.order(Order(snapshot.version, station.incarnation, snapshot.lease, words), self.now, self.job.limits)
         if fault is not None:
-            bring_about(fault, station, self._timers, now=self._now)
+            bring_about(fault, station, self._timers, now=self.now)
 
     # -- telling ---------------------------------------------------------------------------------------------
 
@@ -269,7 +269,7 @@ class LocalEngine(Engine):
         if worker in self._unsent:  # of before the run was taken up again: the buffers it was handed move into the slot
             for name, tensor in self._snapshots[worker].buffers.items():
                 station.down.buffers[name].copy_(tensor)
-        station.start(self.job.server.participants.record(worker).incarnation, self._now, self.job.limits)
+        station.start(self.job.server.participants.record(worker).incarnation, self.now, self.job.limits)
         assert station.end is not None
         self._watch_judge()  # a number that it gave up may be used again here
         self._selector.register(station.end, selectors.EVENT_READ, station)
@@ -282,7 +282,7 @@ class LocalEngine(Engine):
         failure = Failure(station.worker, station.incarnation, kind, version, code, station.traceback)  # type: ignore[arg-type]
         self._snapshots.pop(station.worker, None)
         self._unsent.discard(station.worker)
-        if self._lives.failed(self._now, failure):
+        if self._lives.failed(self.now, failure):
             self._start(station.worker)
         else:
             self._forget(station)
@@ -297,10 +297,10 @@ class LocalEngine(Engine):
             self._snapshots.pop(worker, None)
             self._unsent.discard(worker)
             self._forget(station)
-            self._lives.leave(self._now, worker, station.incarnation, "removed")
+            self._lives.leave(self.now, worker, station.incarnation, "removed")
         free = (number for number in range(len(live) + wished) if number not in live)
         for worker in [next(free) for _ in range(wished - len(live))]:
-            self._lives.join(self._now, worker)
+            self._lives.join(self.now, worker)
             self._start(worker)
         self._start_ready()
 
@@ -347,7 +347,7 @@ class LocalEngine(Engine):
 
     def _close(self) -> None:
         """Leave no process and no memory behind."""
-        self._base, self._since = self._now, perf_counter()
+        self._base, self._since = self.now, perf_counter()
         self._stop_workers()
         for station in self._stations.values():
             station.close()
@@ -365,7 +365,7 @@ class LocalEngine(Engine):
         return {
             "server": self.job.server.state_dict(under_way=True),
             "clock": self._clock.state_dict(),
-            "now": self._now,
+            "now": self.now,
             "gradients": dict(self._gradients),
             "lives": self._lives.state_dict(),
             "buffers": held,

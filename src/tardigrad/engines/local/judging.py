@@ -148,7 +148,7 @@ class EvaluationsBeside(EvaluationClock):
         self._connection = mine
 
     def _restart(self) -> None:
-        """The process ended by itself: start another, which judges the same copy again."""
+        """The process ended by itself: another judges the same copy again, or what comes next."""
         self._lives += 1
         code = None
         if self._process is not None:
@@ -160,7 +160,8 @@ class EvaluationsBeside(EvaluationClock):
                 f"the process that evaluates ended {self._lives} times, last with exit code {code}; its message stands "
                 "above. With too little memory, train fewer workers; without evaluations: --evaluate-every inf"
             )
-        self._send()
+        if self._pending:
+            self._send()
 
     def state_dict(self) -> dict[str, Any]:
         """As of an `EvaluationClock`, and what is still to be judged."""
