@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tardigrad
+from tardigrad.backups import Backups
 from tardigrad.errors import ProtocolError
 
 MODEL = 256 * 4  # bytes
@@ -97,3 +98,22 @@ def test_a_snapshot_that_is_not_copied_is_the_backup_itself():
     assert torch.equal(borrowed.flat, server.flat)
     server.push(0, [torch.ones(256)])
     assert torch.equal(borrowed.flat, torch.ones(256)), "a backup does not move with the weights"
+
+
+def test_a_place_that_holds_what_is_read_next_is_nobodys_backup_yet():
+    """Two workers read version 5; the place of one is written for version 6 before it pulls: 5 is the other's."""
+    backups, w5, w6 = Backups(), torch.full((3,), 5.0), torch.full((3,), 6.0)
+    places = {worker: torch.zeros(3) for worker in (0, 1)}
+    for worker, place in places.items():
+        backups.keep_in(worker, place)
+        backups.take(worker, 5, w5)
+    places[0].copy_(w6)
+    backups.wrote(0, 6)
+    restored = Backups()
+    restored.load_state_dict(backups.state_dict(), like=w5)
+    assert torch.equal(restored.of(1), w5)
+    assert 0 not in restored
+    backups.take(0, 6, w6)
+    restored.load_state_dict(backups.state_dict(), like=w5)
+    assert torch.equal(restored.of(0), w6)
+    assert torch.equal(restored.of(1), w5)
