@@ -107,13 +107,13 @@ def test_a_place_that_holds_what_is_read_next_is_nobodys_backup_yet():
     for worker, place in places.items():
         backups.keep_in(worker, place)
         backups.take(worker, 5, w5)
-    places[0].copy_(w6)
-    backups.wrote(0, 6)
+    places[1].copy_(w6)
+    backups.wrote(1, 6)
     restored = Backups()
     restored.load_state_dict(backups.state_dict(), like=w5)
-    assert torch.equal(restored.of(1), w5)
-    assert torch.equal(restored.of(0), w5)  # the other's copy is of the version it read too
-    backups.take(0, 6, w6)
+    assert torch.equal(restored.of(0), w5)
+    assert torch.equal(restored.of(1), w5)  # the other's copy is of the version it read too
+    backups.take(1, 6, w6)
     restored.load_state_dict(backups.state_dict(), like=w5)
-    assert torch.equal(restored.of(0), w6)
-    assert torch.equal(restored.of(1), w5)
+    assert torch.equal(restored.of(0), w5)
+    assert torch.equal(restored.of(1), w6)
