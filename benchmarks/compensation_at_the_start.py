@@ -1,6 +1,6 @@
 """How large compensations are in a run's first commits, and what one epoch costs under each rule.
 
-    python benchmarks/compensation_at_the_start.py [--recipe cifar10-resnet20] [--workers 8] [--commits 100]
+    python benchmarks/compensation_at_the_start.py [--quick] [--recipe cifar10-resnet20] [--workers 8] [--commits 100]
         [--epochs 1] [--jobs 2] [--seed 0] [--device cuda] [--output results/bench/compensation-at-the-start.json]
 
 At the start weights move fastest and gradients are largest, so that is where a compensation can outgrow its gradient.
@@ -195,6 +195,7 @@ def draw(results: dict[str, dict[str, Any]], commits: int, title: str, path: Pat
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a quadratic, a dozen commits: shows that it runs")
     parser.add_argument("--recipe", default="cifar10-resnet20")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--commits", type=int, default=100, help="measured from the start; 0: none")
@@ -203,7 +204,10 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, help="write JSON here, and the picture beside it")
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    if options.quick:
+        options.recipe, options.commits, options.epochs = "quadratic", 12, 1
+    return options
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """What the simulator costs over a plain PyTorch loop: same model, data, batch, arithmetic and threads.
 
     python benchmarks/simulator_overhead.py [--quick] [--settings digits cifar10-small cifar10-resnet20]
-        [--device cuda] [--precision bfloat16] [--output results/bench/simulator-overhead.json]
+        [--device cuda] [--precision bfloat16] [--commit-path compiled] [--output results/bench/simulator-overhead.json]
 
 A machine's speed drifts within seconds, so the two are timed in turn within one run: after every few steps of the
 simulator (ten of the digits CNN, one of ResNet-20) an observer takes as many of a plain loop, and the ratio of the two
@@ -181,6 +181,7 @@ def configured(setting: Setting, task: Task, options: argparse.Namespace) -> Run
         device=options.device,
         precision=options.precision,
         memory_format=options.memory_format or setting.memory_format,
+        commit_path=options.commit_path,
     )
 
 
@@ -204,7 +205,18 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict[tuple[str, in
     return pairs
 
 
-SAME = ("batch_size", "epochs", "evaluate_every", "schedule", "lr", "delay", "device", "precision", "memory_format")
+SAME = (
+    "batch_size",
+    "epochs",
+    "evaluate_every",
+    "schedule",
+    "lr",
+    "delay",
+    "device",
+    "precision",
+    "memory_format",
+    "commit_path",
+)
 
 
 def table(title: str, measured: dict[tuple[str, int], list[tuple[Clocks, Clocks]]], steps: int) -> list[dict]:
@@ -238,6 +250,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--memory-format", choices=("contiguous", "channels_last"), help="by default the recipe's")
+    parser.add_argument("--commit-path", choices=("auto", "exact", "compiled"), default="auto")
     parser.add_argument("--output", type=Path, help="write the table as JSON")
     return parser.parse_args(words)
 

@@ -1,5 +1,7 @@
 """For all tests: one thread (the number of threads changes last bits), and Hypothesis without clocks."""
 
+import logging
+
 import pytest
 import torch
 from hypothesis import settings
@@ -8,6 +10,10 @@ from tardigrad.listing import KINDS
 
 settings.register_profile("laws", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("laws")
+
+
+# torch writes a trace of every compilation where anybody listens, and pytest listens to everything.
+logging.getLogger("torch.__trace").propagate = False
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,3 +26,12 @@ def registries_end_as_they_were(monkeypatch):
     """What a test registers is gone after it."""
     for registry in KINDS.values():
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+
+@pytest.fixture(scope="session")
+def needs_compiler():
+    """Skip where torch finds no C++ compiler."""
+    from tardigrad.commit.compiled import compiler
+
+    if compiler() is None:
+        pytest.skip("needs a C++ compiler")

@@ -36,7 +36,7 @@ def test_at_most_one_copy_per_worker_is_ever_made():
         worker = turn * 7 % 4
         server.push(worker, [torch.ones(256)])
         server.pull(worker)
-    assert backup_copies(server) <= 5
+    assert backup_copies(server) == 4
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=40))
@@ -89,6 +89,64 @@ def test_memory_of_a_worker_that_left_is_used_again():
         server.join(2)
         server.pull(2)
     assert backup_copies(server) <= 4
+
+
+def test_a_worker_that_left_gives_its_copy_back():
+    server = a_server(3)
+    for worker in (0, 1, 2):
+        server.push(worker, [torch.ones(256)])
+        server.pull(worker)
+    assert backup_copies(server) == 3
+    server.leave(2)
+    assert backup_copies(server) == 2
+
+
+@pytest.mark.parametrize(("rule", "copies"), [("asgd", 0), ("staleness-lr", 0), ("dc-asgd-c", 3), ("dc-asgd", 3)])
+def test_a_backup_that_no_rule_reads_is_not_kept_for_who_has_weights_of_its_own(rule, copies):
+    server, most = a_server(3, rule), 0
+    for turn in range(20):
+        worker = turn * 7 % 3
+        assert server.push(worker, [torch.ones(256)]).accepted
+        assert torch.equal(server.pull(worker).weights[0], server.weights()[0])
+        assert server.read_version(worker) == server.version
+        most = max(most, backup_copies(server))
+    assert most == copies
+
+
+def test_who_computes_on_the_servers_memory_gets_a_copy_of_that_version_under_every_rule():
+    """Weights are overwritten in place: the copy is what a simulated worker computes on, later."""
+    server = a_server(3, "asgd")
+    read = {worker: server.pull(worker, copy=False).flat for worker in range(3)}
+    assert backup_copies(server) == 1
+    first = read[0].clone()
+    server.push(0, [torch.ones(256)])
+    read[0] = server.pull(0, copy=False).flat
+    assert backup_copies(server) == 2
+    assert torch.equal(read[1], first)
+    assert torch.equal(read[0], server.flat)
+
+
+def test_versions_without_copies_survive_a_state():
+    server, other = a_server(2, "asgd"), a_server(2, "asgd")
+    server.push(0, [torch.ones(256)])
+    server.pull(0)
+    other.load_state_dict(server.state_dict())
+    assert [other.read_version(worker) for worker in range(2)] == [1, 0]
+    assert other.push(1, [torch.ones(256)]).staleness == 1
+    assert backup_copies(other) == 0
+
+
+def test_a_place_takes_the_place_of_a_copy():
+    """As with real workers: what was kept before they had slots is given back."""
+    for rule in ("asgd", "dc-asgd-c"):
+        server = a_server(2, rule)
+        places = [torch.zeros(256) for _ in range(2)]
+        for worker, place in enumerate(places):
+            server.backups.keep_in(worker, place)
+        assert backup_copies(server) == 2, "the places, and nothing beside them"
+        for worker, place in enumerate(places):
+            assert server.pull(worker, copy=False).flat is place
+            assert torch.equal(place, server.flat)
 
 
 def test_a_snapshot_that_is_not_copied_is_the_backup_itself():

@@ -103,11 +103,22 @@ def test_a_dry_run_prints_the_configuration_and_memory_and_writes_nothing(capsys
     assert main(["train", "digits", "--rule", "dc-asgd-a", "--workers", "4", "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "dc-asgd-a(lambda0=2.0, mean_square_decay=0.95" in text
-    # 38,282 float32 parameters: 0.146 MiB; 5 backups, 4 mean squares
-    assert "weights 0.1, backups 0.7, rule state 0.6" in text
+    # 38,282 float32 parameters: 0.146 MiB; 4 backups, 4 mean squares
+    assert "backups                 0.6  4 copies" in text
+    assert "rule state              0.6  4 copies: mean_square of each worker" in text
     assert main(["compare", "digits", "--lrs", "0.1", "0.2", "--seeds", "0", "--dry-run"]) == 0
     assert "14 runs" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_what_a_link_carries(capsys):
+    link = ["--link", "100Mbit/s", "--step-seconds", "0.01"]
+    assert main(["train", "digits", "--workers", "4", "--dry-run", *link]) == 0
+    text = capsys.readouterr().out
+    assert "wanted                  400  4 workers, 0.01 s a gradient" in text
+    assert "0.0245 s at 100 Mbit/s" in text  # 2 x 38,282 x 4 bytes
+    assert main(["train", "digits", *link]) == 2
+    assert "--link and --step-seconds are for --dry-run" in capsys.readouterr().err
 
 
 def test_train_then_report(capsys, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import tardigrad
 from tardigrad.rules import COMPENSATIONS
 from tardigrad.specs import keywords_of
-from tardigrad.testing import check_rule
+from tardigrad.testing import RULE_LAWS, check_rule
 
 NAMES = COMPENSATIONS.names()
 # What is tried where a rule has the keywords for it.
@@ -42,15 +42,32 @@ def variants():
         yield from ((name, keywords) for keywords in COMPENSATION_VARIANTS if set(keywords) <= own)
 
 
+EAGER = [law for law in RULE_LAWS if law != "compiled equals exact"]  # that one takes seconds to compile
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("keywords", "lr"), OPTIMIZER_VARIANTS, ids=[str(v[0]) for v in OPTIMIZER_VARIANTS])
 def test_every_rule_keeps_the_laws_with_every_optimizer(name, keywords, lr):
-    check_rule(tardigrad.rule(name, **keywords), lr=lr * LR_FACTORS.get(name, 1.0))
+    check_rule(tardigrad.rule(name, **keywords), lr=lr * LR_FACTORS.get(name, 1.0), laws=EAGER)
 
 
 @pytest.mark.parametrize(("name", "keywords"), list(variants()), ids=str)
 def test_every_rule_keeps_the_laws_with_every_option(name, keywords):
-    check_rule(tardigrad.rule(name, **keywords), lr=0.05 * LR_FACTORS.get(name, 1.0))
+    check_rule(tardigrad.rule(name, **keywords), lr=0.05 * LR_FACTORS.get(name, 1.0), laws=EAGER)
+
+
+COMPILED = [
+    *((name, {}) for name in NAMES),
+    ("dc-asgd-c", {"damped": True, "clip_compensation": 0.1}),
+    ("dc-asgd-a", {"mean_square_decay": 0.0, "momentum": 0.9, "dampening": 0.5}),
+    ("dc-asgd", {"shared": True, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+]
+
+
+@pytest.mark.parametrize(("name", "keywords"), COMPILED, ids=str)
+def test_every_rule_is_the_same_compiled(name, keywords, needs_compiler):
+    lr = 0.005 if "momentum" in keywords else 0.05
+    check_rule(tardigrad.rule(name, **keywords), lr=lr * LR_FACTORS.get(name, 1.0), laws=["compiled equals exact"])
 
 
 @pytest.mark.parametrize("name", NAMES)

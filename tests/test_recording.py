@@ -80,7 +80,7 @@ def test_each_event_is_one_line_with_all_its_columns(tmp_path):
         assert len(columns) == len(EVENTS[kind])
     assert len(found[2][5][0]) == len(EVENTS["contribution"])
     header = read_header(tmp_path)
-    assert (header["format"], header["server_threads"], header["events"]) == (2, 1, EVENTS)
+    assert (header["format"], header["commit_threads"], header["events"]) == (2, 1, EVENTS)
 
 
 def test_the_summary_counts_what_happened(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from tardigrad.arithmetic import Arithmetic
 from tardigrad.blueprint import Blueprint
 from tardigrad.chaos import expected_pushes, fault_plan
+from tardigrad.commit.choice import LARGE
 from tardigrad.config import RunConfig
 from tardigrad.delays import ComputeTimes, build_delay
 from tardigrad.engines import ENGINES
@@ -23,6 +24,8 @@ from tardigrad.rules.base import Rule, make_rule
 from tardigrad.schedules import build_schedule
 from tardigrad.server import ParameterServer
 from tardigrad.tasks.base import Task
+
+_MOST_COMMIT_THREADS = 8  # more do not read memory any faster
 
 
 def resolve(
@@ -108,6 +111,7 @@ def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True) -
         buffers=body.buffers,
         batchnorm=config.batchnorm,
         commit_path=config.commit_path,
+        commit_threads=chosen_commit_threads(config, body.layout.numel),
         measure_every=config.measure_every,
         layout=body.layout,
     )
@@ -134,6 +138,15 @@ def chosen_threads(config: RunConfig) -> int:
     if config.threads or not ENGINES.load(config.engine).has_processes:
         return config.threads or 1
     return max(1, len(os.sched_getaffinity(0)) // config.workers)
+
+
+def chosen_commit_threads(config: RunConfig, parameters: int) -> int:
+    """Threads that compute a commit: those asked for; of a large model, so many as have a core that no worker needs."""
+    if config.commit_threads or parameters < LARGE:
+        return config.commit_threads or 1
+    if not ENGINES.load(config.engine).has_processes:
+        return config.threads or 1  # gradients and commits take turns on the same cores
+    return max(1, min(_MOST_COMMIT_THREADS, len(os.sched_getaffinity(0)) - config.workers * chosen_threads(config)))
 
 
 def require_platform() -> None:

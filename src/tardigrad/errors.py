@@ -3,7 +3,8 @@
 TardigradError
 ├── InvalidArgument (ValueError)       a value that cannot be accepted; the message says what to type
 │   ├── UnknownName (LookupError)      a rule, task, recipe, delay ... that is not registered
-│   └── GradientError                  a pushed gradient whose shape, dtype or device is not the weights'
+│   ├── GradientError                  a pushed gradient whose shape, dtype or device is not the weights'
+│   └── CompileError                   a rule that the compiled commit path cannot take, or not on this machine
 ├── ProtocolError (RuntimeError)       a call at a moment when it has no meaning (a pull that must wait)
 ├── Diverged (ArithmeticError)         the weights are no longer finite
 ├── Stopped (RuntimeError)             a run was stopped where it can go on
@@ -61,6 +62,10 @@ class UnknownName(InvalidArgument, LookupError):
 
 class GradientError(InvalidArgument):
     """A pushed gradient that does not fit the weights; nothing was applied."""
+
+
+class CompileError(InvalidArgument):
+    """The compiled commit path cannot take this rule, or cannot compile on this machine."""
 
 
 class ProtocolError(TardigradError, RuntimeError):

@@ -26,6 +26,11 @@ class TrainOptions:
     """Stop cleanly after so long, such as 9m or 1h30m; tardigrad train --resume RUN goes on."""
     dry_run: bool = False
     """Print the resolved configuration and the memory it needs, and stop."""
+    link: str = ""
+    """With --dry-run: link of a worker, and of the server, such as 1Gbit/s or 125MB/s. Says how many exchanges a second
+    are wanted and possible, and what to do. By default the run's --bandwidth."""
+    step_seconds: float | None = None
+    """With --dry-run: seconds that a gradient takes. By default the mean of --delay."""
 
 
 @dataclass(frozen=True, slots=True)

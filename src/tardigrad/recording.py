@@ -117,6 +117,7 @@ class Recorder(Observer):
         layout: of the weights, for header and final weights.
         samples_per_epoch: size of the training set.
         metric: description of the task's metric for reports.
+        commit_path, commit_threads: that the server's commits take.
         state: what `state_dict` gave, to go on.
         segment_bytes: a longer segment of the log is closed and compressed.
 
@@ -135,11 +136,14 @@ class Recorder(Observer):
         layout: FlatLayout,
         samples_per_epoch: int,
         metric: Mapping[str, Any],
+        commit_path: str = "exact",
+        commit_threads: int = 1,
         state: Mapping[str, Any] | None = None,
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         self.directory = directory
         self._layout = layout
+        self._commits = {"commit_path": commit_path, "commit_threads": commit_threads}
         self._metric = dict(metric)
         self._counts = Counts()
         self._digested = -1  # the version of the last digests in the log
@@ -198,9 +202,8 @@ class Recorder(Observer):
             "parameters": self._layout.numel,
             "dtype": str(self._layout.dtype).removeprefix("torch."),
             "layout": self._layout.hash,
-            "commit_path": config.commit_path,
+            **self._commits,
             "threads": config.threads,
-            "server_threads": 1,
             "memory_format": config.memory_format,
             "precision": config.precision,
             "device": config.device,

@@ -181,7 +181,9 @@ class Facts:
         live: workers taking part, >= 1.
         step: updates the optimizer has made so far, >= 0 (equals version unless a state was loaded).
         samples: samples behind the gradient, >= 1.
-        measured: numbers over the whole vector that a rule of model scope asked for in ``measure``.
+        measured: numbers over the whole vector, as the rule's ``conclude`` gave them.
+        read_pass: which of the rule's ``read_passes`` this is, from 0.
+        place: where the piece that the rule sees begins in the flat buffer, in elements.
     """
 
     staleness: int
@@ -191,3 +193,5 @@ class Facts:
     step: int
     samples: int = 1
     measured: Mapping[str, float] = field(default_factory=dict)
+    read_pass: int = 0
+    place: int = 0

@@ -15,7 +15,9 @@ from torch import Tensor
 from tardigrad.admission import is_finite, refusal, require_in_turn, require_made_with
 from tardigrad.backups import Backups
 from tardigrad.buffers import BufferStore
-from tardigrad.commit import COMMIT_PATHS, CommitPath, Part
+from tardigrad.commit.base import Part
+from tardigrad.commit.choice import AUTO, ChosenPath
+from tardigrad.commit.groups import ParameterGroup
 from tardigrad.consistency import Consistency, build_consistency
 from tardigrad.errors import Diverged, InvalidArgument, ProtocolError
 from tardigrad.hyperparameters import require_choice, require_integer, require_number
@@ -24,7 +26,6 @@ from tardigrad.leases import Leases
 from tardigrad.participants import Participants
 from tardigrad.records import (
     Commit,
-    Contribution,
     Facts,
     Held,
     Lease,
@@ -35,7 +36,7 @@ from tardigrad.records import (
     Snapshot,
 )
 from tardigrad.rules.base import Rule
-from tardigrad.waiting import WaitingPushes
+from tardigrad.waiting import WaitingPushes, contributions_of
 
 LearningRate = float | Callable[[int], float]
 _FRUITLESS = 3  # rejections in a row, per worker, that may be the samples' fault: as many as give up a lease
@@ -55,7 +56,9 @@ class ParameterServer:
         leases: hands out samples; None where the caller chooses its own.
         buffers: the model's buffers by name (BatchNorm statistics).
         batchnorm: which buffers an evaluation uses: ``"mean"``, ``"latest"`` or ``"recalibrate"``.
-        commit_path: ``"exact"``.
+        commit_path: ``"exact"``, ``"compiled"``, or ``"auto"``: compiled where the model is large enough to repay it.
+        commit_threads: that one commit may use, >= 1.
+        groups: of parameters with settings of their own, in the order of the weights; none: all are one.
         measure_every: measure ||compensation|| / ||gradient|| at every so many commits; 0: never.
         layout: of the flat buffer; by default the weights in the order given.
 
@@ -76,7 +79,9 @@ class ParameterServer:
         leases: Leases | None = None,
         buffers: Mapping[str, Tensor] | None = None,
         batchnorm: str = "mean",
-        commit_path: str = "exact",
+        commit_path: str = AUTO,
+        commit_threads: int = 1,
+        groups: Sequence[ParameterGroup] = (),
         measure_every: int = 0,
         layout: FlatLayout | None = None,
     ) -> None:
@@ -85,24 +90,22 @@ class ParameterServer:
         if not callable(lr):
             require_number("server", "lr", lr, low=0.0, high=math.inf, include_high=False)
         self.layout = layout or FlatLayout.of(list(weights))
-        self.rule = rule
-        self.version = 0
+        self.rule, self.version = rule, 0
         self.consistency = build_consistency(consistency)
         self.leases = leases
-        self.max_staleness = (
-            None if max_staleness is None else require_integer("server", "max_staleness", max_staleness, low=0)
-        )
+        if max_staleness is not None:
+            require_integer("server", "max_staleness", max_staleness, low=0)
+        self.max_staleness = max_staleness
         self.on_stale = require_choice("server", "on_stale", on_stale, ("reject", "reweight"))
-        self.samples_applied = 0
-        self._lr = lr
+        self._lr, self.samples_applied = lr, 0
         self._measure_every = require_integer("server", "measure_every", measure_every, low=0)
         self._flat = self.layout.pack(list(weights))
-        self.backups = Backups()
-        self._path: CommitPath = COMMIT_PATHS.load(commit_path)(rule, self.layout)
+        self.backups = Backups(compared=rule.compensation.reads_backup)
+        threads = require_integer("server", "commit_threads", commit_threads, low=1)
+        self.commits = ChosenPath(commit_path, rule, self.layout, threads=threads, groups=groups)
         self.buffers = BufferStore(buffers or {}, batchnorm)
         self.participants = Participants(self.consistency, leases)
-        self._waiting = WaitingPushes()
-        self._fruitless = 0
+        self._waiting, self._fruitless = WaitingPushes(), 0
         for worker in range(require_integer("server", "workers", workers, low=1)):
             self.join(worker)
         if leases is not None and leases.members != set(self.live):
@@ -150,9 +153,9 @@ class ParameterServer:
             ProtocolError: when the consistency makes this worker wait; see `ready`.
         """
         self.participants.start(worker)
-        backup = self.backups.take(worker, self.version, self._flat)
+        flat = self.backups.hand_out(worker, self.version, self._flat, copy=copy)
         buffers = self.buffers.hand_out(worker, self.participants, copy=copy)
-        return self._snapshot(worker, backup.clone() if copy else backup, buffers, shaped=copy)
+        return self._snapshot(worker, flat, buffers, shaped=copy)
 
     def outstanding(self, worker: int, buffers: Mapping[str, Tensor]) -> Snapshot:
         """What this worker's last pull handed out, not copied; for an engine that goes on ``under_way``."""
@@ -266,7 +269,7 @@ class ParameterServer:
         incarnation = self.participants.join(worker)
         self.buffers.forget(worker)
         if self.version == 0:
-            self.backups.take(worker, 0, self._flat)
+            self.backups.begin(worker, self._flat)
         return incarnation
 
     def leave(self, worker: int) -> None:
@@ -274,6 +277,13 @@ class ParameterServer:
         self.participants.leave(worker)
         if worker not in self._waiting:
             self.backups.drop(worker)
+
+    def prepare(self, *, mirrored: bool = False) -> None:
+        """Make the commit path ready, once, which may take seconds; the first commit does it if nobody has.
+
+        ``mirrored``: backups have places of their own, which commits write.
+        """
+        self.commits.prepare(mirrored=mirrored, several=self.consistency.barrier, measure=self._measure_every > 0)
 
     def require_finite(self) -> None:
         """Raise `Diverged` if a weight is not finite."""
@@ -287,6 +297,7 @@ class ParameterServer:
         return Snapshot(self.read_version(worker), weights, record.lease, flat, buffers, record.incarnation)
 
     def _apply(self, entries: Sequence[tuple[Push, int]], worker: int) -> Commit:
+        self.prepare()
         total = sum(push.samples for push, _ in entries)
         lr = self.lr * self.consistency.lr_factor(len(entries))
         live = max(1, len(self.participants))
@@ -294,18 +305,14 @@ class ParameterServer:
         measure = self._measure_every > 0 and self.version % self._measure_every == 0
         placed = [push.worker for push, _ in entries if self.backups.place_of(push.worker) is not None]
         mirrors = [self.backups.of(worker) for worker in placed]
-        ratio = self._path.apply(self._flat, parts, measure=measure, mirrors=mirrors)
+        ratio = self.commits.path.apply(self._flat, parts, measure=measure, mirrors=mirrors)
         staleness = self.version - next(read for push, read in entries if push.worker == worker)
         self.version += 1
         for member in placed:
             self.backups.wrote(member, self.version)
         for push, _ in entries:
             self._close(push)
-        contributions = tuple(
-            Contribution(push.worker, push.incarnation, read, push.lease, push.samples, push.loss, push.norm)
-            for push, read in entries
-        )
-        return Commit(self.version, worker, staleness, contributions, lr, live, ratio)
+        return Commit(self.version, worker, staleness, contributions_of(entries), lr, live, ratio)
 
     def _part(self, push: Push, read: int, lr: float, total: int, live: int) -> Part:
         staleness = self.version - read
@@ -356,7 +363,7 @@ class ParameterServer:
             "samples_applied": self.samples_applied,
             "weights": self._flat.clone(),
             "backups": self.backups.state_dict(),
-            "path": self._path.state_dict(),
+            "path": self.commits.path.state_dict(),
             "buffers": self.buffers.state_dict(),
             "consistency": self.consistency.state_dict(),
             "leases": None if self.leases is None else self.leases.state_dict(under_way=under_way),
@@ -368,13 +375,8 @@ class ParameterServer:
 
     def _made_with(self) -> dict[str, str]:
         """What a state belongs to."""
-        rule = self.rule
-        return {
-            "weights": self.layout.hash,
-            "rule": rule.spec,
-            "optimizer": rule.optimizer_spec,
-            "consistency": self.consistency.spec,
-        }
+        made = {"weights": self.layout.hash, "rule": self.rule.spec, "optimizer": self.rule.optimizer_spec}
+        return made | {"consistency": self.consistency.spec}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, into a server made with the same arguments."""
@@ -382,7 +384,7 @@ class ParameterServer:
         self.version, self.samples_applied = state["version"], state["samples_applied"]
         self._flat.copy_(state["weights"])
         self.backups.load_state_dict(state["backups"], like=self._flat)
-        self._path.load_state_dict(state["path"])
+        self.commits.path.load_state_dict(state["path"])
         self.buffers.load_state_dict(state["buffers"])
         self.consistency.load_state_dict(state["consistency"])
         if self.leases is not None and state["leases"] is not None:
@@ -392,6 +394,7 @@ class ParameterServer:
         self._fruitless = state["fruitless"]
 
     def bytes_held(self) -> dict[str, int]:
-        """Bytes of weights, backups and rule state held now."""
-        weights = self._flat.numel() * self._flat.element_size()
-        return {"weights": weights, "backups": self.backups.bytes_held(), "state": self._path.state_bytes()}
+        """Bytes held now: weights, backups, rule state, and copies of gradients that wait for their round."""
+        weights, backups = self._flat.numel() * self._flat.element_size(), self.backups.bytes_held()
+        state, held = self.commits.path.state_bytes(), self._waiting.bytes_held()
+        return {"weights": weights, "backups": backups, "state": state, "held": held}

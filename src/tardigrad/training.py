@@ -23,6 +23,7 @@ from tardigrad.directories import create_directory, cut_back, lives, may_go_on
 from tardigrad.engines import ENGINES
 from tardigrad.engines.base import Engine, Evaluation, Job, Observer
 from tardigrad.errors import AllWorkersLost, Diverged, RunDirectoryError, Stopped, WorkerFailed
+from tardigrad.logs import read_header
 from tardigrad.presence import require_nobody
 from tardigrad.recording import Recorder
 from tardigrad.rules.base import Rule, make_rule
@@ -99,10 +100,11 @@ def train(
     task = recipe if isinstance(recipe, Task) else blueprint_of(config).build_task()
     made = rule if isinstance(rule, Rule) else make_rule(config.rule, optimizer=config.optimizer)
     with threads(1), torch.random.fork_rng(devices=_cuda_devices(config)):
-        job = assemble(config, task, made, named=not isinstance(recipe, Task))
         place = Path(directory) if directory is not None else _fresh_directory(config)
+        job = assemble(_as_begun(config, place), task, made, named=not isinstance(recipe, Task))
         if engine_class.has_processes:
             require_nobody(place)
+        _make_ready(job.server, observers, mirrored=engine_class.has_processes)
         state = _prepare(place, config)
         life = 0 if state is None else lives(place) + 1
         recorder = recorder_of(place, config, task, job, None if state is None else state["recorder"])
@@ -154,6 +156,22 @@ def stopped_config(directory: Path) -> RunConfig:
             "when it is stopped, and with --checkpoint-every MINUTES now and then."
         )
     return RunConfig.from_json(json.loads((directory / "config.json").read_text()))
+
+
+def _as_begun(config: RunConfig, place: Path) -> RunConfig:
+    """The configuration with the commit path that the run in this directory took, if there is one: it keeps to it."""
+    if not may_go_on(place):
+        return config
+    header = read_header(place)
+    return config.replace(commit_path=header["commit_path"], commit_threads=header.get("commit_threads", 1))
+
+
+def _make_ready(server: ParameterServer, observers: Sequence[Observer], *, mirrored: bool) -> None:
+    """Compile what commits need, which takes seconds, and say so."""
+    if server.commits.path.name == "compiled":
+        for observer in observers:
+            observer.noted(0.0, "compiling the commit: seconds, and fewer the next time")
+    server.prepare(mirrored=mirrored)
 
 
 def _prepare(place: Path, config: RunConfig) -> dict[str, Any] | None:
@@ -218,8 +236,17 @@ def recorder_of(place: Path, config: RunConfig, task: Task, job: Job, state: Map
         "scale": metric.scale if metric else 1.0,
         "lower_is_better": metric.lower_is_better if metric else True,
     }
-    layout, samples = job.server.layout, job.samples_per_epoch
-    return Recorder(place, config, layout=layout, samples_per_epoch=samples, metric=described, state=state)
+    path = job.server.commits.path
+    return Recorder(
+        place,
+        config,
+        layout=job.server.layout,
+        samples_per_epoch=job.samples_per_epoch,
+        metric=described,
+        commit_path=path.name,
+        commit_threads=path.threads,
+        state=state,
+    )
 
 
 def _fresh_directory(config: RunConfig) -> Path:

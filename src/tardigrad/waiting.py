@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tardigrad.records import Lease, Push
+from tardigrad.records import Contribution, Lease, Push
 
 
 class WaitingPushes:
@@ -17,6 +17,7 @@ class WaitingPushes:
 
     def __init__(self) -> None:
         self._held: dict[int, tuple[Push, int]] = {}
+        self._owned: set[int] = set()  # workers whose push is copied here
 
     def __contains__(self, worker: int) -> bool:
         """Whether a push of this worker waits."""
@@ -35,10 +36,17 @@ class WaitingPushes:
         push, read = self._held[worker]
         buffers = {name: tensor.clone() for name, tensor in push.buffers.items()}
         self._held[worker] = (replace(push, gradient=push.gradient.clone(), buffers=buffers), read)
+        self._owned.add(worker)
 
     def take(self, workers: Sequence[int]) -> list[tuple[Push, int]]:
         """The pushes of these workers, which wait no longer, each with the version it was computed on."""
+        self._owned.difference_update(workers)
         return [self._held.pop(worker) for worker in workers]
+
+    def bytes_held(self) -> int:
+        """Bytes of the gradients that were copied to wait; those still in a caller's buffers are not counted."""
+        gradients = [self._held[worker][0].gradient for worker in self._owned]
+        return sum(gradient.numel() * gradient.element_size() for gradient in gradients)
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
         """For each worker its push, copied, as plain data and tensors."""
@@ -47,6 +55,15 @@ class WaitingPushes:
     def load_state_dict(self, state: Mapping[int, Mapping[str, Any]], *, device: torch.device) -> None:
         """Restore what `state_dict` gave; the tensors are copied to the device."""
         self._held = {int(worker): _push(int(worker), plain, device) for worker, plain in state.items()}
+        self._owned = set(self._held)
+
+
+def contributions_of(entries: Sequence[tuple[Push, int]]) -> tuple[Contribution, ...]:
+    """What a commit says of the pushes it is made of, each with the version it was computed on."""
+    return tuple(
+        Contribution(push.worker, push.incarnation, read, push.lease, push.samples, push.loss, push.norm)
+        for push, read in entries
+    )
 
 
 _NUMBERS = ("samples", "incarnation", "sequence", "norm", "loss")

@@ -43,6 +43,15 @@ def test_synchronous_is_the_simulator_bit_for_bit(tmp_path, consistency, leases)
     require_equal(train(tmp_path / "local", **same), train(tmp_path / "simulated", engine="simulated", **same))
 
 
+def test_workers_with_batches_of_their_own_size(tmp_path):
+    same = {"consistency": "synchronous", "batch_size": (20, 8, 4)}
+    run = train(tmp_path / "local", **same)
+    require_equal(run, train(tmp_path / "simulated", engine="simulated", **same))
+    whole = events(run, "commit")[:-1]
+    assert {tuple(part[4] for part in event[5]) for event in whole} == {(20, 8, 4)}
+    assert replay(run.directory).equal
+
+
 def test_every_worker_takes_part_and_every_sample_is_applied(tmp_path):
     run = train(tmp_path, "quadratic", epochs=4)
     assert {part[0] for event in events(run, "commit") for part in event[5]} == {0, 1, 2}
@@ -177,6 +186,21 @@ def own_task(model):
 def test_a_task_of_your_own_travels_if_its_parts_have_names(tmp_path):
     run = tardigrad.train(own_task(linear), engine="local", workers=2, epochs=2, directory=tmp_path)
     assert run.summary["samples"] == 128
+
+
+def normed():
+    return torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
+
+
+def test_model_buffers_travel_with_every_order_and_answer(tmp_path):
+    same = {"workers": 2, "epochs": 3, "batch_size": 8, "consistency": "synchronous"}
+    ran = {
+        engine: tardigrad.train(own_task(normed), engine=engine, directory=tmp_path / engine, **same).state_dict()
+        for engine in ("local", "simulated")
+    }
+    assert ran["local"]["1.num_batches_tracked"] == 12
+    for name, tensor in ran["simulated"].items():
+        assert torch.equal(ran["local"][name], tensor), name
 
 
 def test_a_task_that_cannot_travel_is_refused_with_what_to_do():

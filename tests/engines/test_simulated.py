@@ -8,6 +8,7 @@ import torch
 import tardigrad
 from tardigrad.engines.base import Observer
 from tardigrad.errors import Diverged, InvalidArgument
+from tardigrad.logs import read_events
 
 
 def run(tmp_path, name="run", **settings):
@@ -66,6 +67,14 @@ def test_synchronous_time_is_the_slowest_of_each_round(tmp_path):
     assert synchronous.evaluations[-1].time == 4 * 4.0  # 8 batches in 4 rounds of 4 s
     # asynchronous: the slow worker takes 2 batches in 8 s, the fast one the other 6 in 6 s
     assert asynchronous.evaluations[-1].time == 8.0
+
+
+def test_batches_by_speed_let_a_slow_worker_hold_nobody_up(tmp_path):
+    settings = {"workers": 2, "speeds": (1.0, 0.25), "delay": "constant(1)", "epochs": 1}
+    done = run(tmp_path, consistency="synchronous", batch_size=(128, 32), **settings)
+    commits = [event for event in read_events(done.directory) if event[0] == "commit"]
+    assert [[part[4] for part in event[5]] for event in commits] == [*[[128, 32]] * 6, [64]]
+    assert done.evaluations[-1].time == 6.5  # a second for each whole round, half a one for half a batch
 
 
 def test_the_server_serves_one_push_at_a_time(tmp_path):

@@ -7,7 +7,6 @@ from numpy_twin import Twin
 
 import tardigrad
 from tardigrad.rules import COMPENSATIONS
-from tardigrad.seeding import random_stream
 
 SIZES = ((5, 3), (7,), ())
 COUNT = sum(int(np.prod(size)) for size in SIZES)
@@ -58,11 +57,17 @@ def shaped(vector):
 
 
 def coins(layout, version):
-    """The coin of each coordinate: one bit, lowest first, for each place of the flat buffer, its gaps included."""
-    octets = random_stream(0, "sign-random", version).bytes(-(-layout.size // 8))
-    bits = np.unpackbits(np.frombuffer(octets, np.uint8), bitorder="little")
+    """The coin of each coordinate, from a hash of its place in the flat buffer, the gaps included."""
     places = [offset + np.arange(np.prod(size, dtype=int)) for offset, size in zip(layout.offsets, SIZES, strict=True)]
-    return bits[np.concatenate(places)] == 1
+    key = hashed(version + hashed(0))
+    return np.array([hashed(int(place) * 0x1E3779B1 + key) & 1 for place in np.concatenate(places)]) == 1
+
+
+def hashed(x):
+    """The hash in Python's whole numbers, modulo 2^32."""
+    x = (x ^ (x % 2**32) >> 16) * 0x21F0AAAD % 2**32
+    x = (x ^ x >> 15) * 0x735A2D97 % 2**32
+    return x ^ x >> 15
 
 
 def script(length=200):

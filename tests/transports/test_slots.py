@@ -1,10 +1,10 @@
 """Slots: two mappings of one memory, and messages that come out as they went in."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
-from multiprocessing import Pipe
 
 import pytest
 import torch
@@ -13,7 +13,18 @@ from torch import nn
 from tardigrad.errors import ProtocolError
 from tardigrad.layout import FlatLayout
 from tardigrad.records import Lease
-from tardigrad.transports.slots import FAULTS, Order, Pushed, Raised, Ready, ServerEnd, Slot, SlotLayout, WorkerEnd
+from tardigrad.transports.slots import (
+    FAULTS,
+    Order,
+    Pushed,
+    Raised,
+    Ready,
+    ServerEnd,
+    Slot,
+    SlotLayout,
+    WorkerEnd,
+    ends,
+)
 
 
 def layout_of(model):
@@ -89,50 +100,100 @@ def test_writing_to_a_slot_that_is_for_reading_ends_the_process_that_tries():
 
 
 @pytest.fixture
-def ends():
-    server, worker = Pipe()
-    return ServerEnd(server), WorkerEnd(worker)
+def sockets():
+    both = ends()
+    yield both
+    for each in both:
+        each.close()
+
+
+@pytest.fixture
+def pair(sockets):
+    return ServerEnd(sockets[0]), WorkerEnd(sockets[1])
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_order_arrives_as_it_was_given(ends, fault):
+def test_an_order_arrives_as_it_was_given(pair, fault):
     order = Order(2**40, 3, Lease(7, 2**33, 2**33 + 16), fault)
-    ends[0].send(order)
-    assert ends[1].receive() == order
+    pair[0].send(order)
+    assert pair[1].receive() == order
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        Pushed(2**40, 3, 0.1, 1e-300, 12.5),
-        Pushed(0, 0, float("inf"), -0.0, 0.0),
-        Ready({"layout": "abc", "pid": 7}),
-        Raised("Traceback ...\nValueError: ü"),
-    ],
-)
-def test_an_answer_arrives_as_it_was_given(ends, answer):
-    ends[1].send(answer)
-    assert ends[0].receive() == answer
+ANSWERS = [
+    Pushed(2**40, 3, 0.1, 1e-300, 12.5),
+    Pushed(0, 0, float("inf"), -0.0, 0.0),
+    Ready({"layout": "abc", "pid": 7}),
+    Raised("Traceback ...\nValueError: ü"),
+    Raised(""),
+]
 
 
-def test_a_worker_is_told_that_there_is_no_more(ends):
-    ends[0].close()
-    assert ends[1].receive() is None
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_arrives_as_it_was_given(pair, answer):
+    pair[1].send(answer)
+    assert pair[0].receive() == answer
 
 
-def test_the_server_sees_the_end_after_the_last_answer():
-    ours, theirs = Pipe()
-    end = ServerEnd(ours)
-    WorkerEnd(theirs).send(Pushed(1, 0, 0.5, 0.5, 0.1))
-    theirs.close()
+def test_messages_that_wait_are_kept_apart_and_in_order(pair):
+    for answer in ANSWERS:
+        pair[1].send(answer)
+    assert [pair[0].receive() for _ in ANSWERS] == ANSWERS
+
+
+def test_of_a_long_traceback_beginning_and_end_arrive(pair):
+    words = "Traceback (most recent call last):\n" + "ü" * 200_000 + "\nValueError: the reason"
+    pair[1].send(Raised(words))
+    arrived = pair[0].receive().traceback
+    assert arrived.startswith("Traceback (most recent call last):\n")
+    assert arrived.endswith("\nValueError: the reason")
+    assert 10_000 < len(arrived) < len(words)
+
+
+def test_facts_that_are_too_long_are_not_sent_in_part(pair):
+    with pytest.raises(ProtocolError, match="is longer than the 65536 that one may have"):
+        pair[1].send(Ready({"computation": "x" * 100_000}))
+
+
+def test_a_worker_is_told_that_there_is_no_more(pair):
+    pair[0].close()
+    assert pair[1].receive() is None
+
+
+def test_a_worker_whose_server_is_gone_is_told_when_it_answers(pair):
+    pair[0].close()
+    with pytest.raises(BrokenPipeError):
+        pair[1].send(Pushed(1, 0, 0.5, 0.5, 0.1))
+
+
+def test_the_server_sees_the_end_after_the_last_answer(sockets):
+    end = ServerEnd(sockets[0])
+    WorkerEnd(sockets[1]).send(Pushed(1, 0, 0.5, 0.5, 0.1))
+    sockets[1].close()
     assert end.receive().version == 1
-    with pytest.raises((EOFError, OSError)):
+    with pytest.raises(EOFError):
         end.receive()
 
 
+def test_the_server_sees_the_end_of_a_worker_that_leaves_an_order_unread(sockets):
+    end = ServerEnd(sockets[0])
+    end.send(Order(1, 0, Lease(0, 0, 1)))
+    sockets[1].close()
+    assert select.select([end], [], [], 0.0)[0] == [end]
+    with pytest.raises((EOFError, OSError)):
+        end.receive()
+    with pytest.raises(OSError, match="Broken pipe"):
+        end.send(Order(2, 0, Lease(0, 1, 2)))
+
+
 @pytest.mark.parametrize("message", [b"p123", b"q", b"?" * 100])
-def test_bytes_that_are_no_answer_are_refused(message):
-    ours, theirs = Pipe()
-    theirs.send_bytes(message)
+def test_bytes_that_are_no_answer_are_refused(sockets, message):
+    sockets[1].send(message)
     with pytest.raises(ProtocolError, match="is no answer of a worker"):
-        ServerEnd(ours).receive()
+        ServerEnd(sockets[0]).receive()
+
+
+@pytest.mark.parametrize("message", [b"judge", b"\0" * 40, b"\0" * 40 + b"\4"])
+def test_bytes_that_are_no_order_are_refused(sockets, message):
+    sockets[0].send(message)
+    with pytest.raises(ProtocolError, match="is no order of a server"):
+        WorkerEnd(sockets[1]).receive()

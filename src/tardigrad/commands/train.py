@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from tardigrad.config import RunConfig
-from tardigrad.errors import Stopped
+from tardigrad.errors import InvalidArgument, Stopped
 from tardigrad.options import ResumeOptions, TrainOptions, seconds_of, split_recipe
 from tardigrad.signals import StopSignals
 
@@ -36,8 +36,10 @@ def _begin(words: list[str]) -> int:
     if options.dry_run:
         from tardigrad.plan import print_plan
 
-        print_plan([options.config])
+        print_plan([options.config], link=options.link, step_seconds=options.step_seconds)
         return 0
+    if options.link or options.step_seconds is not None:
+        raise InvalidArgument("--link and --step-seconds are for --dry-run; the simulator's link is --bandwidth.")
     stop_after = seconds_of(options.stop_after)
     _prepare(options.config)
     from tardigrad import training

@@ -21,6 +21,7 @@ from tardigrad.data.download import fetch
 from tardigrad.data.pickles import Refused, read_pickle
 from tardigrad.data.places import find_data_directory
 from tardigrad.data.published import PUBLISHED, CifarName, PublishedFile, PublishedSet
+from tardigrad.data.unread import is_unread
 from tardigrad.errors import UnknownName
 
 MEAN = {
@@ -59,7 +60,8 @@ def load_cifar(name: CifarName) -> CifarImages:
 
     Reads the unpacked folder (``cifar-10-batches-py``, ``cifar-100-python``) or the archive as it is published; where
     neither is there, the archive is fetched. Every file's published checksum is compared before anything else is done
-    with it, and what is pickled in it is never run.
+    with it, and what is pickled in it is never run. Inside ``without_data()`` (`tardigrad.data.unread`) nothing is
+    read: the tensors are shapes alone.
 
     Raises:
         DataError: where the data is missing and cannot be fetched, or is not what was published.
@@ -67,6 +69,8 @@ def load_cifar(name: CifarName) -> CifarImages:
     """
     if name not in PUBLISHED:
         raise UnknownName("data set", name, PUBLISHED)
+    if is_unread():
+        return _shapes(PUBLISHED[name])
     return _load(find_data_directory(), name)
 
 
@@ -87,6 +91,17 @@ def _load(directory: Path, name: str) -> CifarImages:
             raise damaged(published, source, f"{file.name} of {source} {error}") from error
     train, test = (_joined(parts, files) for files in (published.train, published.test))
     return CifarImages(*train, *test, classes=classes)
+
+
+def _shapes(published: PublishedSet) -> CifarImages:
+    """Shapes and types of the data set, and the names of no classes."""
+
+    def part(files: Sequence[PublishedFile]) -> tuple[Tensor, Tensor]:
+        count = sum(file.images for file in files)
+        images = torch.empty((count, *_SHAPE), dtype=torch.uint8, device="meta")
+        return images, torch.empty(count, dtype=torch.int64, device="meta")
+
+    return CifarImages(*part(published.train), *part(published.test), classes=())
 
 
 def _images(table: dict[Any, Any], published: PublishedSet, *, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ import torch
 
 from tardigrad.assembling import assemble, blueprint_of, require_device
 from tardigrad.commit import COMMIT_PATHS
+from tardigrad.commit.choice import AUTO
 from tardigrad.config import RunConfig
 from tardigrad.durable import read_json
 from tardigrad.engines import ENGINES
@@ -26,7 +27,7 @@ from tardigrad.tasks.base import Task
 
 _FORMAT = 2
 _AGREE = (
-    "task", "rule", "optimizer", "workers", "commit_path", "threads", "memory_format", "precision", "device", "seed",
+    "task", "rule", "optimizer", "workers", "threads", "memory_format", "precision", "device", "seed",
 )  # fmt: skip
 
 
@@ -89,7 +90,7 @@ class RecordedRun:
         Raises:
             ReplayError: the task cannot be built here, or has become another one.
         """
-        plain = self.config.replace(engine=self.engine, delay="constant(1)", speeds=(), chaos="")
+        plain = self.config.replace(engine=self.engine, delay="constant(1)", speeds=(), chaos="", **self._commits(rule))
         given = task is not None
         try:
             import_all(self.config.imports)
@@ -104,6 +105,12 @@ class RecordedRun:
             assert job.blueprint is not None
             job = replace(job, body=job.blueprint.build_worker(task))
         return job, task
+
+    def _commits(self, rule: Rule) -> dict[str, Any]:
+        """The commit path that the run took; another rule takes the one that suits it."""
+        same = rule.spec == self.config.rule
+        path = self.header.get("commit_path", "exact") if same else "auto"
+        return {"commit_path": path, "commit_threads": self.header.get("commit_threads", 1)}
 
     def _require_same_layout(self, mine: str) -> None:
         theirs = self.header.get("layout")
@@ -133,7 +140,7 @@ def reopen(place: Path, *, data_dir: str | None = None) -> RecordedRun:
         )
     config = RunConfig.from_json(read_json(place / "config.json") or {})
     _require_agreement(place, config, header)
-    _require_here(place, config)
+    _require_here(place, config, header)
     if data_dir is not None:
         config = config.replace(data_dir=data_dir)
     return RecordedRun(
@@ -151,12 +158,13 @@ def _require_agreement(place: Path, config: RunConfig, header: Mapping[str, Any]
             )
 
 
-def _require_here(place: Path, config: RunConfig) -> None:
+def _require_here(place: Path, config: RunConfig, header: Mapping[str, Any]) -> None:
     """Commit path and device must be here."""
-    if config.commit_path not in COMMIT_PATHS.names():
+    path = header.get("commit_path")
+    if path not in COMMIT_PATHS.names() or config.commit_path not in (AUTO, path):
         raise ReplayError(
-            f"{place} was committed by the path {config.commit_path!r}, which is not here: a replay by another one "
-            f"gives other bits. Here are {', '.join(COMMIT_PATHS.names())}."
+            f"{place} was committed by the path {path!r} (config.json: {config.commit_path!r}), which is not here: a "
+            f"replay by another one gives other bits. Here are {', '.join(COMMIT_PATHS.names())}."
         )
     try:
         require_device(config.device)

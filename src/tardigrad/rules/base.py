@@ -31,6 +31,8 @@ class Compensation(ABC):
         baseline: name of the rule it equals bit for bit at staleness 0.
         strength: the keyword that says how strongly it acts, such as ``lambda0``: what is tuned beside the learning
             rate; None where there is none.
+        reads_place: whether `compensate` reads ``facts.place``, so that it matters where in the buffer a weight lies.
+        read_passes: how often `measure` must have seen the whole vector before `compensate`; each costs a pass more.
     """
 
     name: ClassVar[str]
@@ -38,6 +40,8 @@ class Compensation(ABC):
     reads_backup: ClassVar[bool] = False
     baseline: ClassVar[str] = "asgd"
     strength: ClassVar[str | None] = None
+    reads_place: ClassVar[bool] = False
+    read_passes: ClassVar[int] = 0
 
     def state_spec(self) -> Mapping[str, Sharing]:
         """Names of the state tensors (shaped as the weights, starting at zero), kept per worker or shared."""
@@ -60,9 +64,24 @@ class Compensation(ABC):
         whole flat buffer (``model``). At staleness 0 the result is ``g`` itself; the state advances all the same.
         """
 
-    def measure(self, g: Tensor, w: Tensor, backup: Tensor) -> Mapping[str, float]:
-        """Numbers over the whole flat vectors, handed to `compensate` in ``facts.measured`` (model scope only)."""
+    def measure(
+        self, g: Tensor, w: Tensor, backup: Tensor, state: Mapping[str, Tensor], facts: Facts
+    ) -> Mapping[str, Tensor]:
+        """Sums over the piece given, float64 and of no dimension, for numbers over the whole vector.
+
+        Called for every piece of the buffer, ``read_passes`` times, each time before anything is written;
+        ``facts.read_pass`` counts them. The sums of all pieces go to `conclude`. Arguments as for `compensate`.
+        """
         return {}
+
+    def conclude(self, sums: Mapping[str, float], facts: Facts) -> Mapping[str, float]:
+        """What one read pass makes known: numbers that `compensate`, and the passes after, find in ``facts.measured``.
+
+        Args:
+            sums: of `measure` over the whole vector.
+            facts: as `measure` had them.
+        """
+        return sums
 
 
 @dataclass(frozen=True, slots=True)

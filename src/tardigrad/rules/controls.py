@@ -25,12 +25,12 @@ rule would, and is plain ASGD at staleness 0.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +41,6 @@ from tardigrad.records import Facts
 from tardigrad.rules.asgd import ASGD
 from tardigrad.rules.base import Compensation, Rule, make_rule
 from tardigrad.scopes import Scope, Sharing
-from tardigrad.seeding import random_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,9 @@ class Control(Compensation):
 
     Args:
         of: spec of the wrapped rule, written in full once it is built. Not a control itself, not asgd, and with the
-            baseline asgd; one of scope ``tensor`` can only be sign-flipped.
+            baseline asgd.
     """
 
-    scope: ClassVar[Scope] = "model"  # norms and places in the whole vector
     baseline: ClassVar[str] = "asgd"
 
     of: str = "dc-asgd-a"
@@ -64,22 +62,35 @@ class Control(Compensation):
         rule = _wrapped(self.name, self.of)
         object.__setattr__(self, "inner", rule.compensation)
         object.__setattr__(self, "of", rule.spec)
-        if rule.compensation.scope == "tensor" and self.scope != "tensor":
-            why = "it works tensor by tensor, and this control on all weights at once (sign-flipped would do)."
-            raise InvalidArgument(_refused(self.name, self.of, why))
 
     @property
-    def reads_backup(self) -> bool:  # type: ignore[override]  # the base declares it per class; here it is the inner's
+    def scope(self) -> Scope:  # type: ignore[override]  # the base declares it per class; here it is the inner's
+        """As the wrapped rule."""
+        return self.inner.scope
+
+    @property
+    def reads_backup(self) -> bool:  # type: ignore[override]  # as above
         """As the wrapped rule."""
         return self.inner.reads_backup
+
+    @property
+    def read_passes(self) -> int:  # type: ignore[override]  # as above
+        """As the wrapped rule."""
+        return self.inner.read_passes
 
     def state_spec(self) -> Mapping[str, Sharing]:
         """The wrapped rule's state."""
         return self.inner.state_spec()
 
-    def measure(self, g: Tensor, w: Tensor, backup: Tensor) -> Mapping[str, float]:
+    def measure(
+        self, g: Tensor, w: Tensor, backup: Tensor, state: Mapping[str, Tensor], facts: Facts
+    ) -> Mapping[str, Tensor]:
         """What the wrapped rule measures."""
-        return self.inner.measure(g, w, backup)
+        return self.inner.measure(g, w, backup, state, facts)
+
+    def conclude(self, sums: Mapping[str, float], facts: Facts) -> Mapping[str, float]:
+        """What the wrapped rule makes of it."""
+        return self.inner.conclude(sums, facts)
 
     def compensate(
         self, g: Tensor, w: Tensor, backup: Tensor, state: Mapping[str, Tensor], facts: Facts
@@ -101,11 +112,6 @@ class SignFlipped(Control):
 
     name: ClassVar[str] = "sign-flipped"
 
-    @property
-    def scope(self) -> Scope:  # type: ignore[override]  # it looks no further than the wrapped rule does
-        """As the wrapped rule."""
-        return self.inner.scope
-
     def spoilt(self, g: Tensor, repaired: Tensor, facts: Facts) -> Tensor:
         """2 g - g', which is g - c with one rounding."""
         return g.mul(2.0).sub_(repaired)
@@ -122,6 +128,7 @@ class SignRandom(Control):
     """
 
     name: ClassVar[str] = "sign-random"
+    reads_place: ClassVar[bool] = True
 
     seed: int = 0
 
@@ -132,47 +139,94 @@ class SignRandom(Control):
 
     def spoilt(self, g: Tensor, repaired: Tensor, facts: Facts) -> Tensor:
         """g + c or g - c, coordinate by coordinate."""
-        kept = coin_flips(g, random_stream(self.seed, self.name, facts.version))
+        kept = coin_flips(g, self.seed, facts.version, facts.place)
         return torch.where(kept, repaired, g.mul(2.0).sub_(repaired))
 
 
 @dataclass(frozen=True, slots=True)
-class ItsLength(Control):
+class Rescaled(Control):
+    """What the two controls of length share: the lengths of g and of g', over the whole gradient."""
+
+    @property
+    def read_passes(self) -> int:  # type: ignore[override]  # as in the base
+        """One more than the wrapped rule."""
+        return self.inner.read_passes + 1
+
+    def measure(
+        self, g: Tensor, w: Tensor, backup: Tensor, state: Mapping[str, Tensor], facts: Facts
+    ) -> Mapping[str, Tensor]:
+        """What the wrapped rule measures; then ||g||^2 and ||g'||^2."""
+        if facts.read_pass < self.inner.read_passes:
+            return self.inner.measure(g, w, backup, state, facts)
+        if facts.staleness == 0:
+            return {}
+        repaired, _ = self.inner.compensate(g, w, backup, state, facts)
+        # In float64: float32 sums of 25 million squares are off by a thousandth, and overflow before the vector does.
+        return {"plain": g.double().square().sum(), "repaired": repaired.double().square().sum()}
+
+    def conclude(self, sums: Mapping[str, float], facts: Facts) -> Mapping[str, float]:
+        """What the wrapped rule makes of it; then the factor that gives one vector the other's length."""
+        if facts.read_pass < self.inner.read_passes:
+            return self.inner.conclude(sums, facts)
+        if facts.staleness == 0:
+            return {}
+        return {"factor": self.factor(math.sqrt(sums["plain"]), math.sqrt(sums["repaired"]))}
+
+    @abstractmethod
+    def factor(self, plain: float, repaired: float) -> float:
+        """By what a vector is multiplied, from ||g|| and ||g'||."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItsLength(Rescaled):
     """Control: the plain gradient's direction at the length a rule gives it, g ||g'|| / ||g||."""
 
     name: ClassVar[str] = "its-length"
 
+    def factor(self, plain: float, repaired: float) -> float:
+        """||g'|| / ||g||; where g is zero it stays zero."""
+        return repaired / plain if plain > 0.0 else 1.0
+
     def spoilt(self, g: Tensor, repaired: Tensor, facts: Facts) -> Tensor:
-        """g, as long as g'; where g is zero it stays zero."""
-        return at_length_of(g, repaired)
+        """g, as long as g'."""
+        return g.mul(facts.measured["factor"])
 
 
 @dataclass(frozen=True, slots=True)
-class ItsDirection(Control):
+class ItsDirection(Rescaled):
     """Control: a rule's direction at the plain gradient's length, g' ||g|| / ||g'||."""
 
     name: ClassVar[str] = "its-direction"
 
+    def factor(self, plain: float, repaired: float) -> float:
+        """||g|| / ||g'||; where g' is zero it has no direction and stays zero."""
+        return plain / repaired if repaired > 0.0 else 1.0
+
     def spoilt(self, g: Tensor, repaired: Tensor, facts: Facts) -> Tensor:
-        """g', as long as g; where g' is zero it has no direction and stays zero."""
-        return at_length_of(repaired, g)
+        """g', as long as g."""
+        return repaired.mul(facts.measured["factor"])
 
 
-def at_length_of(vector: Tensor, other: Tensor) -> Tensor:
-    """``vector`` scaled to the L2 norm of ``other``; a zero vector stays zero. No value leaves the device."""
-    # In float64: float32 sums of 25 million squares are off by a thousandth, and overflow long before the vector does.
-    own, length = torch.linalg.vector_norm(vector.double()), torch.linalg.vector_norm(other.double())
-    return vector.mul(torch.where(own > 0.0, length / own, torch.ones_like(own)))
+def coin_flips(like: Tensor, seed: int, version: int, place: int) -> Tensor:
+    """Independent fair booleans, shaped as ``like``; a function of seed, version and place in the buffer alone.
+
+    A hash of a counter: the same on every device, whatever the pieces, and nothing is kept. The mixing function is
+    Chris Wellons' (hash-prospector, 2018): two rounds of xor-shift and multiply with the least bias found.
+    """
+    key = mixed(_integer(version, like) + mixed(_integer(seed, like)))
+    places = torch.arange(like.numel(), dtype=torch.int32, device=like.device) + place % 2**31
+    return mixed(places * 0x1E3779B1 + key).bitwise_and(1).view(like.shape).bool()
 
 
-def coin_flips(like: Tensor, stream: np.random.Generator) -> Tensor:
-    """Independent fair booleans, shaped as ``like`` and on its device; eight to a random byte."""
-    count = like.numel()
-    drawn = torch.from_numpy(np.frombuffer(stream.bytes((count + 7) // 8), dtype=np.uint8).copy())
-    packed = drawn.to(like.device, non_blocking=True)
-    places = torch.arange(8, dtype=torch.uint8, device=like.device)
-    flips = packed.unsqueeze(1).bitwise_right_shift(places).bitwise_and_(1)
-    return flips.flatten()[:count].view(like.shape).bool()
+def mixed(x: Tensor) -> Tensor:
+    """For each int32 another one, every bit of which depends on all bits of the first; products wrap around."""
+    x = (x ^ (x >> 16 & 0xFFFF)) * 0x21F0AAAD  # the shift is arithmetic: the mask takes away what it brings in
+    x = (x ^ (x >> 15 & 0x1FFFF)) * 0x735A2D97
+    return x ^ (x >> 15 & 0x1FFFF)
+
+
+def _integer(value: int, like: Tensor) -> Tensor:
+    return torch.full((), value % 2**31, dtype=torch.int32, device=like.device)
 
 
 def _wrapped(owner: str, spec: object) -> Rule:

@@ -48,30 +48,29 @@ from tardigrad.rules.base import Compensation
 from tardigrad.scopes import PER_WORKER, SHARED, Scope, Sharing
 
 
-def delay_compensated(
-    g: Tensor,
-    w: Tensor,
-    backup: Tensor,
-    scaled: Tensor,
-    *,
-    lambda0: float,
-    lr: float,
-    damped: bool,
-    clip: float | None,
-) -> Tensor:
-    """g + lambda0 g r with r = scaled (w - backup): Eq. 10 of the paper, written around the relative compensation r.
+def damped_relative(g: Tensor, w: Tensor, backup: Tensor, root: Tensor, *, strength: float) -> Tensor:
+    """r where the curvature estimate E = lambda_t g^2 is damped: (w - backup) g / (root + lr lambda0 g^2).
+
+    That is (lambda_t / lambda0) g (w - backup) / (1 + lr E), with one division for two.
 
     Args:
         g, w, backup: tensors of one shape.
-        scaled: lambda_t g / lambda0, of that shape; lambda0 is multiplied last, which saves a pass.
-        lr: learning rate, used where ``damped``; ``clip``: bound on |lambda0 r| per coordinate, or None.
+        root: lambda0 / lambda_t, of that shape or of none.
+        strength: lr lambda0.
     """
-    relative = w.sub(backup).mul_(scaled)  # r = (lambda_t / lambda0) g (w - backup)
-    if damped:
-        one = g.new_ones(())
-        relative.div_(one.addcmul(scaled, g, value=lr * lambda0))  # E / (1 + lr E), E = lambda_t g^2
+    return w.sub(backup).mul_(g).div_(root.addcmul(g, g, value=strength))
+
+
+def delay_compensated(g: Tensor, relative: Tensor, *, lambda0: float, clip: float | None) -> Tensor:
+    """g + lambda0 g r: Eq. 10 of the paper, written around the relative compensation r.
+
+    Args:
+        g: gradient.
+        relative: r = (lambda_t / lambda0) g (w - backup), of its shape; lambda0 is multiplied last, which saves a pass.
+        clip: bound on |lambda0 r| per coordinate, or None.
+    """
     if clip is not None:
-        relative.clamp_(-clip / lambda0, clip / lambda0)
+        relative = relative.clamp(-clip / lambda0, clip / lambda0)
     return g.addcmul(g, relative, value=lambda0)
 
 
@@ -106,10 +105,11 @@ class DCASGDConstant(Compensation):
         """Eq. 10 with a constant lambda."""
         if facts.staleness == 0 or self.lambda0 == 0.0:
             return g, {}
-        repaired = delay_compensated(
-            g, w, backup, g, lambda0=self.lambda0, lr=facts.lr, damped=self.damped, clip=self.clip_compensation
-        )
-        return repaired, {}
+        if self.damped:
+            relative = damped_relative(g, w, backup, g.new_ones(()), strength=facts.lr * self.lambda0)
+        else:
+            relative = w.sub(backup).mul_(g)
+        return delay_compensated(g, relative, lambda0=self.lambda0, clip=self.clip_compensation), {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +163,12 @@ class DCASGDAdaptive(Compensation):
             after = {"mean_square": mean_square}
         if facts.staleness == 0 or self.lambda0 == 0.0:
             return g, after
-        scaled = mean_square.add(self.eps).rsqrt_().mul_(g)  # lambda_t g / lambda0
-        repaired = delay_compensated(
-            g, w, backup, scaled, lambda0=self.lambda0, lr=facts.lr, damped=self.damped, clip=self.clip_compensation
-        )
-        return repaired, after
+        spread = mean_square.add(self.eps)  # its root is lambda0 / lambda_t
+        if self.damped:
+            relative = damped_relative(g, w, backup, spread.sqrt_(), strength=facts.lr * self.lambda0)
+        else:
+            relative = w.sub(backup).mul_(spread.rsqrt_().mul_(g))
+        return delay_compensated(g, relative, lambda0=self.lambda0, clip=self.clip_compensation), after
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tardigrad.commit import ExactPath, Part
+from tardigrad.commit.base import Part
+from tardigrad.commit.exact import ExactPath
 from tardigrad.layout import FlatLayout
 from tardigrad.records import Facts
 from tardigrad.rules.base import Rule

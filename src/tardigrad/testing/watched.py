@@ -25,6 +25,8 @@ def _watched_compensation(inner: Compensation) -> Compensation:
         scope = inner.scope
         reads_backup = inner.reads_backup
         baseline = inner.baseline
+        reads_place = inner.reads_place
+        read_passes = inner.read_passes
 
         def state_spec(self) -> Mapping[str, Sharing]:
             return inner.state_spec()
@@ -39,12 +41,21 @@ def _watched_compensation(inner: Compensation) -> Compensation:
             given.require_state(after, inner.state_spec())
             return repaired, after
 
-        def measure(self, g: Tensor, w: Tensor, backup: Tensor) -> Mapping[str, float]:
-            given = _Given("measure", g=g, w=w, backup=backup)
-            numbers = inner.measure(g, w, backup)
+        def measure(
+            self, g: Tensor, w: Tensor, backup: Tensor, state: Mapping[str, Tensor], facts: Facts
+        ) -> Mapping[str, Tensor]:
+            given = _Given("measure", g=g, w=w, backup=backup, **state)
+            sums = inner.measure(g, w, backup, state, facts)
             given.require_untouched()
+            for name, total in sums.items():
+                alike = isinstance(total, Tensor) and total.dim() == 0 and total.dtype == torch.float64
+                require(alike, f"measure gives {name!r} as {total!r}; give a float64 tensor of no dimension.")
+            return sums
+
+        def conclude(self, sums: Mapping[str, float], facts: Facts) -> Mapping[str, float]:
+            numbers = inner.conclude(sums, facts)
             for name, number in numbers.items():
-                require(isinstance(number, float), f"measure gives {name!r} as {number!r}; give a float.")
+                require(isinstance(number, float), f"conclude gives {name!r} as {number!r}; give a float.")
             return numbers
 
     return Watched()

@@ -2,8 +2,12 @@
 
 Each worker has two slots. In the *down slot* the server writes what a pull hands out: weights and model buffers; the
 worker's parameters are views of it, and it is the worker's backup. In the *up slot* the worker writes what a push
-hands in: gradient and model buffers. Beside them travel messages of some dozen bytes over a socket pair, and their
-order says whose turn a slot is: from order to answer the worker's, from answer to order the server's.
+hands in: gradient and model buffers. Beside them travel messages of some dozen bytes, and their order says whose turn
+a slot is: from order to answer the worker's, from answer to order the server's.
+
+Messages go over a pair of sockets that keep them apart (SOCK_SEQPACKET): one system call sends one, one receives it,
+and the kernel tells of the other end's closing, however it came about. What a small exchange costs beside its commit is
+two processes woken by the kernel; a second call for each message would be a quarter more.
 
 A slot is a memfd, passed by descriptor: it has no name that could be left behind, and no limit but memory.
 """
@@ -14,11 +18,11 @@ import json
 import math
 import mmap
 import os
+import socket
 import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -32,6 +36,7 @@ _ALIGNMENT = 64  # bytes; as torch aligns what it allocates
 _ORDER = struct.Struct("<5qB")  # version, incarnation, epoch, start, stop, fault
 _PUSH = struct.Struct("<2qddd")  # version, incarnation, loss, norm, seconds
 _PUSHED, _READY, _RAISED = b"p", b"r", b"x"
+_LARGEST = 65536  # bytes of a message; the kernel takes three times as many
 FAULTS = ("", "raise", "hang", "corrupt")
 
 
@@ -161,15 +166,20 @@ class Slot:
             return torch.frombuffer(self._memory, dtype=dtype, count=count, offset=place).view(shape)
 
 
+def ends() -> tuple[socket.socket, socket.socket]:
+    """Two ends for messages between a server and one worker; either may travel to another process as it is started."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
 class ServerEnd:
     """The server's end: orders go out, answers come in."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
 
     def fileno(self) -> int:
         """To be waited for by a selector: readable where an answer or the other end's closing is there."""
-        return self._connection.fileno()
+        return self._end.fileno()
 
     def send(self, order: Order) -> None:
         """Give an order.
@@ -178,11 +188,8 @@ class ServerEnd:
             OSError: the worker's end is closed.
         """
         lease = order.lease
-        self._connection.send_bytes(
-            _ORDER.pack(
-                order.version, order.incarnation, lease.epoch, lease.start, lease.stop, FAULTS.index(order.fault)
-            )
-        )
+        fault = FAULTS.index(order.fault) if order.fault else 0
+        self._end.send(_ORDER.pack(order.version, order.incarnation, lease.epoch, lease.start, lease.stop, fault))
 
     def receive(self) -> Answer:
         """The next answer, waited for.
@@ -191,36 +198,48 @@ class ServerEnd:
             EOFError, OSError: the worker's end is closed.
             ProtocolError: for bytes that are no answer.
         """
-        return _answer(self._connection.recv_bytes())
+        message = self._end.recv(_LARGEST)
+        if not message:
+            raise EOFError
+        return _answer(message)
 
     def close(self) -> None:
         """Close it: the worker ends."""
-        self._connection.close()
+        self._end.close()
 
 
 class WorkerEnd:
     """The worker's end."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
 
     def receive(self) -> Order | None:
-        """Wait for an order; None: the server wants no more."""
+        """Wait for an order; None: the server wants no more.
+
+        Raises:
+            ProtocolError: for bytes that are no order.
+        """
         try:
-            version, incarnation, epoch, start, stop, fault = _ORDER.unpack(self._connection.recv_bytes())
-        except (EOFError, OSError):
+            message = self._end.recv(_LARGEST)
+        except OSError:
             return None
-        return Order(version, incarnation, Lease(epoch, start, stop), FAULTS[fault])
+        return _order(message) if message else None
 
     def send(self, answer: Answer) -> None:
-        """Answer."""
+        """Answer. Of a traceback that is too long the middle is left out.
+
+        Raises:
+            OSError: the server's end is closed.
+            ProtocolError: for facts that are too long.
+        """
         if isinstance(answer, Pushed):
             body = _PUSH.pack(answer.version, answer.incarnation, answer.loss, answer.norm, answer.seconds)
-            self._connection.send_bytes(_PUSHED + body)
+            self._end.send(_PUSHED + body)
         elif isinstance(answer, Ready):
-            self._connection.send_bytes(_READY + json.dumps(dict(answer.facts)).encode())
+            self._end.send(_fitting(_READY + json.dumps(dict(answer.facts)).encode()))
         else:
-            self._connection.send_bytes(_RAISED + answer.traceback.encode())
+            self._end.send(_RAISED + _shortened(answer.traceback.encode()))
 
 
 def _answer(message: bytes) -> Answer:
@@ -232,6 +251,26 @@ def _answer(message: bytes) -> Answer:
     if kind == _RAISED:
         return Raised(body.decode(errors="replace"))
     raise ProtocolError(f"a message of {len(message)} bytes beginning with {message[:8]!r} is no answer of a worker.")
+
+
+def _order(message: bytes) -> Order:
+    if len(message) != _ORDER.size or message[-1] >= len(FAULTS):
+        raise ProtocolError(f"a message of {len(message)} bytes ending in {message[-8:]!r} is no order of a server.")
+    version, incarnation, epoch, start, stop, fault = _ORDER.unpack(message)
+    return Order(version, incarnation, Lease(epoch, start, stop), FAULTS[fault])
+
+
+def _fitting(message: bytes) -> bytes:
+    if len(message) > _LARGEST:
+        raise ProtocolError(f"a message of {len(message)} bytes is longer than the {_LARGEST} that one may have.")
+    return message
+
+
+def _shortened(text: bytes) -> bytes:
+    """Its beginning, and more of its end: there a traceback says what was raised."""
+    if len(text) < _LARGEST:
+        return text
+    return text[: _LARGEST // 4] + b"\n[...]\n" + text[-_LARGEST // 2 :]
 
 
 def _aligned(size: int) -> int:

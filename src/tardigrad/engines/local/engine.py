@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any, ClassVar
 
 from tardigrad.blueprint import Blueprint
+from tardigrad.buffers import copy_into
 from tardigrad.engines.base import Engine, Job, View
 from tardigrad.engines.lives import Lives
 from tardigrad.engines.local.judging import EvaluationsBeside
@@ -209,8 +210,7 @@ class LocalEngine(Engine):
             snapshot = server.pull(worker, copy=False)
             if snapshot.lease is None:
                 continue
-            for name, tensor in snapshot.buffers.items():
-                station.down.buffers[name].copy_(tensor)
+            copy_into(station.down.buffers, snapshot.buffers)
             self._snapshots[worker] = snapshot
             handed.append((worker, snapshot))
             self._gradients[worker] = self._gradients.get(worker, 0) + 1
@@ -267,8 +267,7 @@ class LocalEngine(Engine):
             station = self._stations[worker] = Station(self._duty(worker), self._layout)
         self.job.server.backups.keep_in(worker, station.down.flat)
         if worker in self._unsent:  # of before the run was taken up again: the buffers it was handed move into the slot
-            for name, tensor in self._snapshots[worker].buffers.items():
-                station.down.buffers[name].copy_(tensor)
+            copy_into(station.down.buffers, self._snapshots[worker].buffers)
         station.start(self.job.server.participants.record(worker).incarnation, self.now, self.job.limits)
         assert station.end is not None
         self._watch_judge()  # a number that it gave up may be used again here

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import select
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -79,17 +80,17 @@ class Duty:
     speed: float = 1.0
 
 
-def work(connection: Connection, down: SlotPass, up: SlotPass, duty: Duty) -> None:
+def work(end: socket.socket, down: SlotPass, up: SlotPass, duty: Duty) -> None:
     """A worker's whole life: build, then answer orders until there are no more."""
     begin(duty.blueprint.threads)
-    end = WorkerEnd(connection)
+    server = WorkerEnd(end)
     try:
         desk = _Desk(down, up, duty)
-        end.send(Ready(desk.facts))
-        while (order := end.receive()) is not None:
-            end.send(desk.fulfil(order))
+        server.send(Ready(desk.facts))
+        while (order := server.receive()) is not None:
+            server.send(desk.fulfil(order))
     except BaseException as error:
-        _report(end, error)
+        _report(server, error)
         raise SystemExit(1) from None
 
 
@@ -166,8 +167,9 @@ class _Desk:
     def _hand_in(self, push: Push, body: Worker) -> None:
         if push.gradient is not self._up.flat:
             self._up.flat.copy_(push.gradient, non_blocking=True)
-        for name, tensor in push.buffers.items():
-            self._up.buffers[name].copy_(tensor, non_blocking=True)
+        if push.buffers:
+            places = [self._up.buffers[name] for name in push.buffers]
+            torch._foreach_copy_(places, list(push.buffers.values()), non_blocking=True)
         if body.layout.device.type == "cuda":
             torch.cuda.synchronize(body.layout.device)
 
@@ -177,13 +179,13 @@ class _Desk:
             time.sleep(seconds * (1.0 / self._duty.speed - 1.0))
 
 
-def _report(end: WorkerEnd, error: BaseException) -> None:
+def _report(server: WorkerEnd, error: BaseException) -> None:
     """Tell the server what was raised, if it still listens."""
     if isinstance(error, (SystemExit, BrokenPipeError)):  # told to end, or nobody is there any more
         return
     words = "".join(traceback.format_exception(error))
     try:
-        end.send(Raised(words))
+        server.send(Raised(words))
     except OSError:
         print(words, file=sys.stderr)
 

@@ -13,7 +13,7 @@ from typing import Any
 from tardigrad.engines.base import Limits, WorkerView
 from tardigrad.engines.local.nursery import CHILD, context, importable_main
 from tardigrad.engines.local.processes import Duty, SlotParcel, work
-from tardigrad.transports.slots import Order, ServerEnd, Slot, SlotLayout
+from tardigrad.transports.slots import Order, ServerEnd, Slot, SlotLayout, ends
 
 _REMEMBERED = 32  # steps and stalenesses that pace is told from
 _SLOWER = 20.0  # times the median step after which a worker counts as hung
@@ -51,7 +51,7 @@ class Station:
         self._steps: deque[float] = deque(maxlen=_REMEMBERED)
         self._stalenesses: deque[int] = deque(maxlen=_REMEMBERED)
         self._since = 0.0
-        self._deadline = 0.0
+        self._deadline = self._granted = 0.0
         self._state = "stopped"
         self._has_pushed = False
 
@@ -80,7 +80,7 @@ class Station:
         self.incarnation, self.facts, self.hung, self.traceback = incarnation, None, False, ""
         self._has_pushed = False
         self._enter("starting", now, now + limits.first_step)
-        mine, theirs = context().Pipe()
+        mine, theirs = ends()
         arguments = (theirs, SlotParcel(self.down), SlotParcel(self.up), self.duty)
         name = f"{CHILD}worker-{self.worker}"
         self._process = context().Process(target=work, args=arguments, name=name, daemon=True)
@@ -96,8 +96,7 @@ class Station:
 
     def order(self, order: Order, now: float, limits: Limits) -> None:
         """Have a gradient computed; a process that has ended is noticed where its answers are read."""
-        patience = max(limits.hang_after, _SLOWER * (self.median_step or 0.0))
-        self._enter("computing", now, now + (patience if self._has_pushed else limits.first_step))
+        self._enter("computing", now, now + (limits.hang_after if self._has_pushed else limits.first_step))
         assert self.end is not None
         try:
             self.end.send(order)
@@ -117,11 +116,15 @@ class Station:
 
     def is_overdue(self, now: float) -> bool:
         """Whether it should have answered by now."""
-        return now > self._deadline
+        if now <= self._deadline:
+            return False
+        usual = (self.median_step or 0.0) if self._has_pushed else 0.0  # asked for here, not at every order
+        return now > self._since + self._granted + _SLOWER * usual
 
     def postpone(self, seconds: float) -> None:
         """Give it more time: this whole machine stood still."""
         self._deadline += seconds
+        self._granted += seconds
 
     def signal(self, number: signal.Signals) -> None:
         """Send its process a signal, if there is one."""
@@ -165,4 +168,4 @@ class Station:
         )
 
     def _enter(self, state: str, now: float, deadline: float) -> None:
-        self._state, self._since, self._deadline = state, now, deadline
+        self._state, self._since, self._deadline, self._granted = state, now, deadline, 0.0

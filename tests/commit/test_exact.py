@@ -1,4 +1,4 @@
-"""The exact path: order inside a commit, scopes, sums over contributions, what is measured."""
+"""The exact path: order inside a commit, scopes, sums over contributions, what is measured, groups."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import tardigrad
-from tardigrad.commit import ExactPath, Part
+from tardigrad.commit.base import Part
+from tardigrad.commit.exact import ExactPath
 from tardigrad.layout import FlatLayout
 from tardigrad.records import Facts
 from tardigrad.rules.base import Rule
@@ -30,9 +31,6 @@ class Notes(tardigrad.Compensation):
 
     def state_spec(self):
         return {"own": PER_WORKER, "all": SHARED}
-
-    def measure(self, g, w, backup):
-        return {"norm": float(g.norm())}
 
     def compensate(self, g, w, backup, state, facts):
         self.calls.append((tuple(g.shape), facts, {name: tensor.max().item() for name, tensor in state.items()}))
@@ -96,11 +94,30 @@ def test_gaps_stay_zero_in_every_scope(kind):
     assert torch.equal(layout.pack(layout.views(weights)), weights)
 
 
-def test_only_model_scope_is_given_measurements():
-    for kind, expected in ((Notes, {}), (TensorNotes, {}), (ModelNotes, {"norm": pytest.approx(7**0.5)})):
-        compensation = kind()
-        apply(*a_path(compensation), 1.0)
-        assert compensation.calls[0][1].measured == expected
+class Measures(Notes):
+    """Two read passes: the second measures against what the first made known."""
+
+    read_passes = 2
+
+    def measure(self, g, w, backup, state, facts):
+        return {"total": (g - facts.measured.get("mean", 0.0)).double().sum()}
+
+    def conclude(self, sums, facts):
+        return {("mean", "rest")[facts.read_pass]: sums["total"] / 7.0}
+
+
+@pytest.mark.parametrize("scope", ["element", "tensor", "model"])
+@pytest.mark.parametrize("block", [5, 65536])
+def test_numbers_over_the_whole_vector_are_there_before_anything_is_compensated(scope, block):
+    kind = type("Kind", (Measures,), {"scope": scope})
+    compensation = kind()
+    layout, weights, path = a_path(compensation, block)
+    apply(layout, weights, path, 3.0)  # seven elements of 3 and, but for tensors, five of 0 in the gap
+    pieces = len(compensation.calls)
+    assert pieces == {"element": 3 if block == 5 else 1, "tensor": 2, "model": 1}[scope]
+    gap = 0.0 if scope == "tensor" else -5.0 * 3.0 / 7.0
+    expected = {"mean": pytest.approx(3.0), "rest": pytest.approx(gap)}
+    assert [facts.measured for _, facts, _ in compensation.calls] == [expected] * pieces
 
 
 def test_contributions_are_summed_by_weight_each_with_its_own_state():

@@ -1,0 +1,301 @@
+"""Carriers: a gradient to the server and the new weights back, between two processes of one machine.
+
+    python benchmarks/carriers.py [--quick] [--carriers slots gloo rpc queue ray] [--rounds 7]
+        [--output results/bench/carriers.json]
+
+*Carriers*: Tardigrad's local engine beside four recipes of others, written for this comparison in the shape that their
+tutorials show: a pair of torch.distributed ranks (gloo, send and recv), a parameter server over torch.distributed.rpc,
+one over two torch.multiprocessing queues, and one of Ray's actors. Each has one worker, whose gradient is written anew
+but not computed; the server takes one step of plain SGD on flat float32 weights (in the recipes ``add_``, the least it
+can do), and the worker ends with the new weights in a tensor that a model can compute on. An *exchange* is the time
+between the two, measured in the worker; less the commit, as its server measures it, it is what was *carried*.
+
+A machine's speed drifts: all carriers of a size stand ready at once, each exchanges some times, then the next, round
+after round, and a ratio is taken within a round. What counts is the median over the rounds, and its middle half is
+shown. The first exchanges of a turn, when processes have just slept, do not count.
+
+*Exchanges*: the local engine's own, by rule and commit path, each beside a commit alone in the same process and in turn
+(no snapshot is written), and beside a commit that writes a snapshot in the same pass, as it does for a worker's slot.
+Rules that repair a gradient have two workers, which take turns, so that each is one commit late.
+
+What memory costs shows in the recipes: a tensor of 100 MB that is made anew for each message is given back to the
+kernel by glibc's allocator, which has to fault its pages in for the next one, 25,000 of them.
+
+About three minutes, and ten seconds more for a size whose rules were never compiled here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tardigrad.config import RunConfig
+from tardigrad.recording import environment
+
+PARTS = Path(__file__).resolve().parent / "parts"
+SIZES = {"0.27 M": 272_474, "25.6 M": 25_557_032}  # ResNet-20 and ResNet-50
+CARRIERS = {
+    "slots": "slots, Tardigrad's own on one machine",
+    "gloo": "gloo, a pair of torch.distributed ranks",
+    "rpc": "rpc, torch.distributed's as its tutorial",
+    "queue": "queue, two of torch.multiprocessing",
+    "ray": "ray, actors as in its example",
+}
+EXCHANGES = (
+    ("asgd", "exact", 1),
+    ("asgd", "compiled", 1),
+    ("dc-asgd-c", "compiled", 2),
+    ("dc-asgd-a", "exact", 2),
+    ("dc-asgd-a", "compiled", 2),
+    ("dc-asgd", "compiled", 2),
+)
+NAMES = {"exchange": "exchange", "commit": "commit", "pulled": "commit and snapshot in one process"}
+PEER, RATIO, MILLISECONDS = 3.0, 1.3, 0.5  # limits: times the slots; times the commit at 25.6 M; at 0.27 M
+_SILENCE = 120.0  # seconds after which a process that says nothing is given up
+
+Reply = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    rounds: int
+    bytes_a_turn: float
+    most: int
+
+    def times(self, parameters: int) -> int:
+        """Exchanges of one turn."""
+        return max(3, min(self.most, int(self.bytes_a_turn / (4 * parameters))))
+
+
+class Carrier:
+    """A carrier's worker process, which has started its server's. ``missing`` says why there is none."""
+
+    def __init__(self, name: str, **told: object) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="carrier-", ignore_cleanup_errors=True)
+        self._errors = Path(self._folder.name, "errors")
+        words = json.dumps({"folder": self._folder.name, **told})
+        with self._errors.open("w") as errors:
+            command = [sys.executable, str(PARTS / f"carrier_{name}.py"), words]
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True)
+        self.missing = ""
+        self._hear()
+
+    def turn(self, times: int) -> Reply:
+        """Exchange so often: seconds of each exchange and commit; nothing where it is missing."""
+        if self.missing:
+            return {}
+        assert self._process.stdin is not None
+        try:
+            print(times, file=self._process.stdin, flush=True)
+        except OSError:
+            self.missing = self._last_words()
+        return {} if self.missing else self._hear()
+
+    def close(self) -> None:
+        """End it, and what it started."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Carrier:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def _hear(self) -> Reply:
+        assert self._process.stdout is not None
+        alarm = threading.Timer(_SILENCE, self._process.kill)
+        alarm.start()
+        try:
+            for line in self._process.stdout:
+                if line.startswith("{"):
+                    said: Reply = json.loads(line)
+                    self.missing = said.get("missing", "")
+                    return said
+        finally:
+            alarm.cancel()
+        self.missing = self._last_words()
+        return {}
+
+    def _last_words(self) -> str:
+        """Why it ended, without the names of this machine's folders."""
+        code, lines = self._process.wait(), self._errors.read_text().splitlines()
+        return f"ended with {code}: {re.sub(r'/[^ ]*', '...', lines[-1]) if lines else ''}"
+
+
+def memcpy(parameters: int) -> Callable[[], float]:
+    """Seconds of one copy of as many float32 as there are parameters."""
+    source, target = torch.randn(parameters), torch.zeros(parameters)
+
+    def copy() -> float:
+        times = max(1, int(1e8 / (4 * parameters)))
+        begun = time.perf_counter()
+        for _ in range(times):
+            target.copy_(source)
+        return (time.perf_counter() - begun) / times
+
+    return copy
+
+
+def carrier_rows(name: str, parameters: int, *, carriers: Sequence[str], effort: Effort) -> list[dict[str, Any]]:
+    """All carriers of one size, in turn."""
+    copy, times = memcpy(parameters), effort.times(parameters)
+    replies: dict[str, list[Reply]] = {carrier: [] for carrier in carriers}
+    copies = []
+    with ExitStack() as stack:
+        started = {carrier: stack.enter_context(Carrier(carrier, parameters=parameters)) for carrier in carriers}
+        for _ in range(effort.rounds):
+            copies.append(copy())
+            for carrier, process in started.items():
+                replies[carrier].append(process.turn(times))
+        missing = {carrier: process.missing for carrier, process in started.items()}
+    rows = []
+    for carrier in carriers:
+        row: dict[str, Any] = {"parameters": name, "carrier": CARRIERS[carrier]}
+        if missing[carrier]:
+            rows.append(row | {"missing": missing[carrier]})
+            continue
+        row |= measured(replies[carrier]) | spread("memcpy, ms", [1e3 * each for each in copies])
+        if "slots" in replies and not missing["slots"]:
+            row |= spread("times the slots", ratios(replies[carrier], replies["slots"]))
+        rows.append(row)
+    return rows
+
+
+def exchange_rows(sizes: Mapping[str, int], cases: Sequence[tuple[str, str, int]], effort: Effort) -> list[dict]:
+    """The local engine's exchange beside its commit, case after case."""
+    rows = []
+    for name, parameters in sizes.items():
+        for rule, path, workers in cases:
+            row: dict[str, Any] = {"parameters": name, "rule": rule, "path": path, "workers": workers}
+            with Carrier("slots", parameters=parameters, rule=rule, path=path, workers=workers) as process:
+                replies = [process.turn(effort.times(parameters)) for _ in range(effort.rounds)]
+            if process.missing:
+                rows.append(row | {"missing": process.missing})
+            else:
+                ratio = [middle(each["exchange"]) / middle(each["commit"]) for each in replies]
+                rows.append(row | measured(replies) | spread("times its commit", ratio))
+            print(line(rows[-1]), flush=True)
+    return rows
+
+
+def measured(replies: Sequence[Reply]) -> dict[str, Any]:
+    """Milliseconds of exchange and commit."""
+    row: dict[str, Any] = {"path": replies[0]["path"]} if "path" in replies[0] else {}
+    for what in ("exchange", "commit", "pulled"):
+        if what in replies[0]:
+            row |= spread(f"{NAMES[what]}, ms", [1e3 * middle(each[what]) for each in replies])
+    row |= spread("carried, ms", [1e3 * (middle(each["exchange"]) - middle(each["commit"])) for each in replies])
+    return row | {
+        "rounds": [[round(1e3 * middle(each[what]), 4) for what in ("exchange", "commit")] for each in replies]
+    }
+
+
+def ratios(ours: Sequence[Reply], theirs: Sequence[Reply]) -> list[float]:
+    pairs = zip(ours, theirs, strict=True)
+    return [middle(mine["exchange"]) / middle(other["exchange"]) for mine, other in pairs]
+
+
+def middle(readings: Sequence[float]) -> float:
+    return statistics.median(readings)
+
+
+def spread(what: str, readings: Sequence[float]) -> dict[str, Any]:
+    """The median over the rounds, and the two ends of the middle half."""
+    low, _, high = statistics.quantiles(readings, n=4, method="inclusive")
+    return {what: round(middle(readings), 4), f"{what}: middle half": [round(low, 4), round(high, 4)]}
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row of the table."""
+    words = []
+    for key, value in row.items():
+        half = row.get(f"{key}: middle half")
+        if half is not None:
+            words.append(f"{key} {value:.4g} ({half[0]:.4g} to {half[1]:.4g})")
+        elif not isinstance(value, list):
+            words.append(f"{key} {value}" if key in ("path", "workers", "missing") else str(value))
+    return "   ".join(words)
+
+
+def verdicts(found: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """What was to be reached, and whether it is."""
+    words = []
+    for row in found["carriers"]:
+        if "times the slots" in row and row["carrier"] != CARRIERS["slots"]:
+            times = row["times the slots"]
+            words.append(verdict(f"{row['parameters']}: {row['carrier']}, times the slots", times, times >= PEER, PEER))
+    for row in found["exchanges"]:
+        if row["parameters"] == "25.6 M" and "times its commit" in row:
+            ratio, name = row["times its commit"], f"25.6 M: {row['rule']}, {row['path']}, exchange over commit"
+            words.append(verdict(name, ratio, ratio <= RATIO, RATIO))
+        if row["parameters"] == "0.27 M" and "exchange, ms" in row:
+            took, name = row["exchange, ms"], f"0.27 M: {row['rule']}, {row['path']}, exchange, ms"
+            words.append(verdict(name, took, took <= MILLISECONDS, MILLISECONDS))
+    return words
+
+
+def verdict(what: str, found: float, reached: bool, limit: float) -> str:
+    return f"{'reached' if reached else 'MISSED '} ({limit:g})   {what}: {found:.3g}"
+
+
+def parsed(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small, short, without ray and without a compiler")
+    parser.add_argument("--carriers", nargs="+", choices=CARRIERS, default=list(CARRIERS), help="which, all by default")
+    parser.add_argument("--parts", nargs="+", choices=("carriers", "exchanges"), default=["carriers", "exchanges"])
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each, at least 2")
+    parser.add_argument("--output", type=Path, help="write the tables as JSON")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    options = parsed(words)
+    torch.set_num_threads(1)
+    quick = options.quick
+    sizes, cases = ({"1,000": 1000}, EXCHANGES[:1]) if quick else (SIZES, EXCHANGES)
+    effort = Effort(2, 1e4, 5) if quick else Effort(options.rounds, 1e9, 200)
+    found: dict[str, list[dict[str, Any]]] = {"carriers": [], "exchanges": []}
+    for name, parameters in sizes.items() if "carriers" in options.parts else ():
+        carriers = [carrier for carrier in options.carriers if not (quick and carrier == "ray")]
+        rows = carrier_rows(name, parameters, carriers=carriers, effort=effort)
+        if quick and "ray" in options.carriers:
+            rows.append({"parameters": name, "carrier": CARRIERS["ray"], "missing": "left out of --quick"})
+        print("\n".join(line(row) for row in rows), flush=True)
+        found["carriers"] += rows
+    if "exchanges" in options.parts:
+        found["exchanges"] = exchange_rows({"1,000": 1000}, EXCHANGES[:1], effort)
+        found["exchanges"] += [] if quick else exchange_rows(sizes, cases, effort)
+    judged = verdicts(found)
+    print("\n".join(judged), flush=True)
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        whole = {"environment": environment(RunConfig(threads=1)), **found, "limits": judged}
+        options.output.write_text(json.dumps(whole, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""A rule's state on the server: the optimizer's tensors, the compensation's shared ones and those of each worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tardigrad.layout import FlatLayout
+from tardigrad.optimizers.base import Optimizer, State
+from tardigrad.rules.base import Compensation
+from tardigrad.scopes import SHARED
+
+
+class RuleState:
+    """Flat tensors by name, zero at first; a worker's own are made at its first use.
+
+    Attributes:
+        optimizer: the optimizer's tensors.
+    """
+
+    def __init__(self, compensation: Compensation, optimizers: Sequence[Optimizer], layout: FlatLayout) -> None:
+        self._layout = layout
+        self._sharing = dict(compensation.state_spec())
+        self._shared: State = {name: layout.zeros() for name, how in self._sharing.items() if how == SHARED}
+        self._own: dict[int, State] = {}
+        names = dict.fromkeys(name for optimizer in optimizers for name in optimizer.state_spec())
+        self.optimizer: State = {name: layout.zeros() for name in names}
+
+    def of(self, worker: int) -> State:
+        """The compensation's tensors for one worker: its own and the shared ones."""
+        held = self._own.get(worker)
+        if held is None:
+            held = {name: self._layout.zeros() for name, how in self._sharing.items() if how != SHARED}
+            held.update(self._shared)
+            self._own[worker] = held
+        return held
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer state, shared compensation state, and each worker's own, copied."""
+        return {
+            "optimizer": {name: tensor.clone() for name, tensor in self.optimizer.items()},
+            "shared": {name: tensor.clone() for name, tensor in self._shared.items()},
+            "workers": {
+                worker: {name: tensor.clone() for name, tensor in held.items() if name not in self._shared}
+                for worker, held in self._own.items()
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        for name, tensor in self.optimizer.items():
+            tensor.copy_(state["optimizer"][name])
+        for name, tensor in self._shared.items():
+            tensor.copy_(state["shared"][name])
+        self._own.clear()
+        for worker, held in state["workers"].items():
+            own = self.of(int(worker))
+            for name, tensor in held.items():
+                own[name].copy_(tensor)
+
+    def bytes_held(self) -> int:
+        """Bytes of all tensors held now."""
+        tensors = [*self.optimizer.values(), *self._shared.values()]
+        tensors += [t for held in self._own.values() for name, t in held.items() if name not in self._shared]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

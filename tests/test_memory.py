@@ -1,0 +1,149 @@
+"""What a plan says of memory is what a run holds, at its largest."""
+
+import os
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tardigrad.assembling import assemble, blueprint_of, configure
+from tardigrad.config import RunConfig
+from tardigrad.consistency import build_consistency
+from tardigrad.engines import ENGINES
+from tardigrad.engines.base import Observer
+from tardigrad.engines.local import judging
+from tardigrad.layout import FlatLayout
+from tardigrad.memory import _WAITING, copies_of_versions, local_memory, simulated_memory, total
+from tardigrad.plan import Subject, memory_needed
+from tardigrad.rules.base import make_rule
+
+KEYS = {"weights": "weights", "backups": "backups", "state": "rule state", "held": "held gradients"}
+SMALL = RunConfig(task="quadratic(dimension=1000, samples=256)", workers=5, batch_size=4, epochs=2, commit_path="exact")
+
+
+class Peaks(Observer):
+    """The most that the server held, by part, looked at after every event."""
+
+    def __init__(self, server):
+        self.server = server
+        self.peaks = dict.fromkeys(KEYS, 0)
+        self.shared = 0
+
+    def look(self, *_):
+        held = self.server.bytes_held()
+        self.peaks = {name: max(peak, held[name]) for name, peak in self.peaks.items()}
+
+    def committed(self, time, commit):
+        self.look()
+        self.shared = max(self.shared, slots_open())
+
+    pulled = held = rejected = look
+
+
+def slots_open():
+    """Bytes of the workers' slots that this process has open."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        if re.match(r"/memfd:(down|up)-\d+", target):
+            found[target] = os.fstat(int(name)).st_size
+    return sum(found.values())
+
+
+def peaks_of(config):
+    engine = ENGINES.load(config.engine)
+    resolved = configure(config)
+    engine.prepare(blueprint_of(resolved))
+    rule = make_rule(resolved.rule, optimizer=resolved.optimizer)
+    job = assemble(resolved, blueprint_of(resolved).build_task(), rule)
+    peaks = Peaks(job.server)
+    engine(replace(job, observers=[peaks])).run()
+    return peaks
+
+
+RULES = {
+    "asgd": "sgd",
+    "dc-asgd-c": "sgd(momentum=0.9)",
+    "dc-asgd-a": "sgd",
+    "dc-asgd-a(shared=True)": "sgd(momentum=0.9)",
+}
+
+
+@pytest.mark.parametrize("consistency", ["asynchronous", "ssp(1)", "synchronous", "synchronous(wait_for=3)"])
+@pytest.mark.parametrize("rule", RULES)
+def test_the_simulators_server_holds_what_is_planned(rule, consistency):
+    config = SMALL.replace(rule=rule, optimizer=RULES[rule], consistency=consistency, delay="exponential", lr=1e-3)
+    planned, peaks = memory_needed(Subject.of(config)), peaks_of(config).peaks
+    for measured, name in KEYS.items():
+        if name == "backups" and consistency == "synchronous(wait_for=3)":
+            assert 2 * planned.copy <= peaks[measured] <= planned.of(name)
+        else:
+            assert peaks[measured] == planned.of(name), name
+
+
+def test_the_local_servers_slots_are_what_is_planned():
+    config = SMALL.replace(engine="local", workers=2, rule="dc-asgd-a", lr=1e-3, task="digits", batch_size=64, epochs=1)
+    planned, seen = memory_needed(Subject.of(config)), peaks_of(config)
+    assert seen.shared == planned.of("down slots") + planned.of("up slots")
+    assert seen.peaks["backups"] <= planned.of("down slots")  # the slots themselves, and no copy beside them
+    assert seen.peaks["backups"] == 2 * planned.copy
+    assert seen.peaks["state"] == planned.of("rule state")
+    assert seen.peaks["held"] == planned.of("held gradients") == 0
+
+
+def test_a_local_round_waits_in_the_up_slots():
+    config = SMALL.replace(engine="local", workers=2, consistency="synchronous", rule="asgd", task="digits", epochs=1)
+    seen = peaks_of(config.replace(batch_size=128, lr=1e-3)).peaks
+    assert seen["held"] == 0
+    assert seen["backups"] == 2 * seen["weights"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "workers", "copies"),
+    [
+        ("asynchronous", 16, 16),
+        ("ssp(2)", 16, 16),
+        ("synchronous", 16, 2),
+        ("synchronous", 1, 1),
+        ("synchronous(wait_for=12)", 16, 6),
+        ("synchronous(wait_for=1)", 16, 16),
+        ("synchronous(wait_for=20)", 16, 2),
+    ],
+)
+def test_copies_of_versions(spec, workers, copies):
+    assert copies_of_versions(build_consistency(spec), workers) == copies
+
+
+def test_numbers_of_resnet_50():
+    """25.6 M float32: 97.5 MiB a copy; 16 workers of dc-asgd-a hold 33 of them on the server."""
+    layout = FlatLayout.of([torch.empty(25_557_032, device="meta")])
+    rule, consistency = make_rule("dc-asgd-a"), build_consistency("asynchronous")
+    memory = simulated_memory(rule, layout, workers=16, consistency=consistency)
+    assert memory.copy == 102_228_128
+    assert total(memory.server) - memory.of("scratch") == 33 * memory.copy
+    assert memory.of("scratch") == 4 * 2**20
+    local = local_memory(rule, layout, workers=16, consistency=consistency, buffers={})
+    assert local.of("backups") == 0, "a backup that is a slot is not counted twice"
+    assert abs(total(local.server) - local.of("scratch") - 49 * local.copy) < 49 * 64
+    assert total(local.worker) == local.copy
+    gpu = local_memory(rule, layout, workers=16, consistency=consistency, buffers={}, on_cuda=True)
+    assert total(gpu.worker) == 3 * local.copy
+
+
+def test_what_may_wait_to_be_evaluated_is_what_the_engine_lets_wait():
+    assert _WAITING == judging._MOST_WAITING
+
+
+def test_wider_scopes_need_more_scratch():
+    layout = FlatLayout.of([torch.empty(300, 10), torch.empty(50)])
+    rule, consistency = make_rule("dc-asgd-a"), build_consistency("asynchronous")
+    sizes = {}
+    for scope in ("element", "tensor", "model"):
+        compensation = type("Wide", (type(rule.compensation),), {"scope": scope})()
+        wide = replace(rule, compensation=compensation)
+        sizes[scope] = simulated_memory(wide, layout, workers=1, consistency=consistency).of("scratch")
+    assert sizes == {"element": 4 * layout.size, "tensor": 8 * 4 * 3008, "model": 8 * 4 * layout.size}
