@@ -361,15 +361,16 @@ def say(words: str) -> None:
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny: shows that it runs, proves nothing")
-    parser.add_argument("--sizes", nargs="+", choices=(*SIZES, *QUICK), help="; all")
+    parser.add_argument("--sizes", nargs="+", choices=(*SIZES, *QUICK), help="all")
     parser.add_argument("--rules", nargs="+", choices=COMPENSATIONS.names(), default=COMPENSATIONS.names())
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--threads", nargs="+", type=int, help="1 2; with a device that is no CPU: 1")
     parser.add_argument("--paths", nargs="+", choices=COMMIT_PATHS.names(), default=COMMIT_PATHS.names())
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="write the rows as JSON")
     options = parser.parse_args(words)
+    options.threads = options.threads or ([1, 2] if options.device == "cpu" else [1])
     options.sizes = options.sizes or list(QUICK if options.quick else SIZES)
     return options
 

@@ -206,17 +206,9 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict[tuple[str, in
 
 
 SAME = (
-    "batch_size",
-    "epochs",
-    "evaluate_every",
-    "schedule",
-    "lr",
-    "delay",
-    "device",
-    "precision",
-    "memory_format",
+    "batch_size", "epochs", "evaluate_every", "schedule", "lr", "delay", "device", "precision", "memory_format",
     "commit_path",
-)
+)  # fmt: skip
 
 
 def table(title: str, measured: dict[tuple[str, int], list[tuple[Clocks, Clocks]]], steps: int) -> list[dict]:

@@ -164,7 +164,7 @@ def test_a_reader_that_stops_reading_is_no_error():
 def test_the_doctor_says_what_is_there(capsys):
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
-    for subject in ("platform", "python", "cores", "memory", "torch", "GPU", "C compiler", "scikit-learn", "data"):
+    for subject in ("platform", "python", "cores", "memory", "torch", "GPU", "C++ compiler", "scikit-learn", "data"):
         assert subject in text
 
 

@@ -11,7 +11,6 @@ import torch
 from tardigrad.arithmetic import Arithmetic
 from tardigrad.blueprint import Blueprint
 from tardigrad.chaos import expected_pushes, fault_plan
-from tardigrad.commit.choice import LARGE
 from tardigrad.config import RunConfig
 from tardigrad.delays import ComputeTimes, build_delay
 from tardigrad.engines import ENGINES
@@ -25,6 +24,7 @@ from tardigrad.schedules import build_schedule
 from tardigrad.server import ParameterServer
 from tardigrad.tasks.base import Task
 
+_LARGE = 1_000_000  # parameters from which a commit is worth a second thread
 _MOST_COMMIT_THREADS = 8  # more do not read memory any faster
 
 
@@ -142,7 +142,7 @@ def chosen_threads(config: RunConfig) -> int:
 
 def chosen_commit_threads(config: RunConfig, parameters: int) -> int:
     """Threads that compute a commit: those asked for; of a large model, so many as have a core that no worker needs."""
-    if config.commit_threads or parameters < LARGE:
+    if config.commit_threads or parameters < _LARGE:
         return config.commit_threads or 1
     if not ENGINES.load(config.engine).has_processes:
         return config.threads or 1  # gradients and commits take turns on the same cores

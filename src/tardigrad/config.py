@@ -82,7 +82,7 @@ class RunConfig:
     """Where server and workers live: simulated (one process, virtual time) or local (a process for each worker)."""
     commit_path: str = "auto"
     """How the rule's equations are applied: exact, torch.optim's own arithmetic; compiled, one pass over the memory;
-    auto, compiled for a model of a million parameters or more."""
+    auto, compiled where parameters and commits are many enough to repay it."""
     commit_threads: int = 0
     """Threads that compute a commit; 0: one, or the cores that no worker needs where the model is large."""
     seed: int = 0

@@ -51,8 +51,9 @@ def examine() -> Iterator[Finding]:
     yield Finding(True, "memory", f"{memory:.1f} GiB")
     yield Finding(True, "bfloat16", _bfloat16())
     yield from _torch()
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
-    yield Finding(True, "C compiler", compiler or "none: only the exact commit path (the only one so far) is used")
+    compiler = next((found for name in (os.environ.get("CXX"), "g++") if name and (found := shutil.which(name))), None)
+    none = "none: commits of large models take the exact path, several times slower; install g++, or name one in CXX"
+    yield Finding(True, "C++ compiler", compiler or none)
     yield from _packages()
     yield from _data()
 

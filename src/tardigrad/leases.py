@@ -94,6 +94,13 @@ class Leases:
         return epoch
 
     @property
+    def expected(self) -> int | None:
+        """How many leases an undisturbed run hands out, about; None where there is no end."""
+        if self.epochs is None:
+            return None
+        return -(-self.samples * self.epochs * len(self._sizes) // sum(self._sizes))
+
+    @property
     def over(self) -> bool:
         """Whether every sample of every epoch was applied or is listed as lost."""
         return self.epochs is not None and self.applied + self.lost_samples == self.epochs * self.samples

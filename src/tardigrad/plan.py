@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tardigrad.assembling import blueprint_of, configure
 from tardigrad.buffers import persistent_buffers
+from tardigrad.chaos import expected_pushes
 from tardigrad.commit.choice import make_path
-from tardigrad.commit.compiled import CompiledPath
 from tardigrad.config import RunConfig
 from tardigrad.consistency import Consistency, build_consistency
 from tardigrad.data.unread import without_data
@@ -45,15 +45,18 @@ class Subject:
     consistency: Consistency
     layout: FlatLayout
     buffers: Mapping[str, Tensor]
+    pushes: int
 
     @classmethod
     def of(cls, config: RunConfig) -> Subject:
         """Of this configuration."""
         resolved = configure(config)
-        model = _task(resolved).make_model(resolved.seed)
+        task = _task(resolved)
+        model = task.make_model(resolved.seed)
         rule = make_rule(resolved.rule, optimizer=resolved.optimizer)
         consistency = build_consistency(resolved.consistency)
-        return cls(resolved, rule, consistency, FlatLayout.of_model(model), persistent_buffers(model))
+        pushes = expected_pushes(len(task.train), resolved.batch_size, epochs=resolved.epochs)
+        return cls(resolved, rule, consistency, FlatLayout.of_model(model), persistent_buffers(model), pushes)
 
     @property
     def has_processes(self) -> bool:
@@ -207,7 +210,8 @@ def _commit_seconds(subject: Subject) -> tuple[float, str]:
 
 def _is_compiled(subject: Subject) -> bool:
     """Whether the commit path will be the compiled one; ``auto`` finds out at a run's start whether it works here."""
-    return make_path(subject.config.commit_path, subject.rule, subject.layout).name == CompiledPath.name
+    path = make_path(subject.config.commit_path, subject.rule, subject.layout, commits=subject.pushes)
+    return path.name == "compiled"
 
 
 def streams_of(rule: Rule) -> int:

@@ -117,7 +117,7 @@ class Recorder(Observer):
         layout: of the weights, for header and final weights.
         samples_per_epoch: size of the training set.
         metric: description of the task's metric for reports.
-        commit_path, commit_threads: that the server's commits take.
+        commits: how the server's commits are computed: the path's name, its threads and what made it.
         state: what `state_dict` gave, to go on.
         segment_bytes: a longer segment of the log is closed and compressed.
 
@@ -136,14 +136,13 @@ class Recorder(Observer):
         layout: FlatLayout,
         samples_per_epoch: int,
         metric: Mapping[str, Any],
-        commit_path: str = "exact",
-        commit_threads: int = 1,
+        commits: tuple[str, int, str] = ("exact", 1, ""),
         state: Mapping[str, Any] | None = None,
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         self.directory = directory
         self._layout = layout
-        self._commits = {"commit_path": commit_path, "commit_threads": commit_threads}
+        self._commits = dict(zip(("commit_path", "commit_threads", "compiler"), commits, strict=True))
         self._metric = dict(metric)
         self._counts = Counts()
         self._digested = -1  # the version of the last digests in the log

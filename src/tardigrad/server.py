@@ -56,7 +56,7 @@ class ParameterServer:
         leases: hands out samples; None where the caller chooses its own.
         buffers: the model's buffers by name (BatchNorm statistics).
         batchnorm: which buffers an evaluation uses: ``"mean"``, ``"latest"`` or ``"recalibrate"``.
-        commit_path: ``"exact"``, ``"compiled"``, or ``"auto"``: compiled where the model is large enough to repay it.
+        commit_path: ``"exact"``, ``"compiled"``, or ``"auto"``: compiled where the run is long enough to repay it.
         commit_threads: that one commit may use, >= 1.
         groups: of parameters with settings of their own, in the order of the weights; none: all are one.
         measure_every: measure ||compensation|| / ||gradient|| at every so many commits; 0: never.
@@ -102,7 +102,7 @@ class ParameterServer:
         self._flat = self.layout.pack(list(weights))
         self.backups = Backups(compared=rule.compensation.reads_backup)
         threads = require_integer("server", "commit_threads", commit_threads, low=1)
-        self.commits = ChosenPath(commit_path, rule, self.layout, threads=threads, groups=groups)
+        self.commits = ChosenPath(commit_path, rule, self.layout, threads=threads, groups=groups, leases=leases)
         self.buffers = BufferStore(buffers or {}, batchnorm)
         self.participants = Participants(self.consistency, leases)
         self._waiting, self._fruitless = WaitingPushes(), 0

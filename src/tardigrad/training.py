@@ -243,8 +243,7 @@ def recorder_of(place: Path, config: RunConfig, task: Task, job: Job, state: Map
         layout=job.server.layout,
         samples_per_epoch=job.samples_per_epoch,
         metric=described,
-        commit_path=path.name,
-        commit_threads=path.threads,
+        commits=(path.name, path.threads, path.made_by),
         state=state,
     )
 

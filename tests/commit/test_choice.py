@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import tardigrad
-from tardigrad.commit.choice import LARGE
 from tardigrad.commit.compiled import CompiledPath
 from tardigrad.errors import CompileError, InvalidArgument, RunDirectoryError, Stopped
+from tardigrad.leases import Leases
 from tardigrad.logs import read_header
 
+LARGE = 1_000_000
 LARGER = [torch.zeros(LARGE)]
 
 
@@ -23,6 +24,15 @@ def test_auto_compiles_large_models_only():
     assert a_server([torch.zeros(LARGE - 1)]).commits.path.name == "exact"
     assert a_server(LARGER, commit_path="exact").commits.path.name == "exact"
     assert a_server([torch.zeros(3)], commit_path="compiled").commits.path.name == "compiled"
+
+
+def test_auto_compiles_a_small_model_where_a_long_run_repays_it():
+    for epochs, name in ((29, "exact"), (30, "compiled"), (None, "compiled")):
+        leases = Leases(100, 1, epochs=epochs)
+        server = a_server(LARGER, leases=leases)
+        assert (leases.expected, server.commits.path.name) == (epochs and 100 * epochs, name)
+        assert a_server([torch.zeros(LARGE // 10)], leases=leases).commits.path.name == "exact"
+    assert a_server([torch.zeros(30_000)], leases=Leases(1000, 1, epochs=100)).commits.path.name == "compiled"
 
 
 def test_auto_takes_the_exact_path_for_a_rule_that_is_not_elementwise():
@@ -79,7 +89,9 @@ def test_a_run_that_goes_on_keeps_to_its_path_and_replays_on_it(tmp_path, needs_
         tardigrad.train("quadratic", rule="dc-asgd-a", commit_path="compiled", stop=stop_after(9), **settings)
     run = tardigrad.resume(tmp_path / "run")
     assert run._server.commits.path.name == "compiled"
-    assert read_header(tmp_path / "run")["commit_path"] == "compiled"
+    header = read_header(tmp_path / "run")
+    assert (header["commit_path"], header["commit_threads"]) == ("compiled", 1)
+    assert header["compiler"]
     assert tardigrad.replay(tmp_path / "run").equal
     whole = tardigrad.train(
         "quadratic", rule="dc-asgd-a", commit_path="compiled", **settings | {"directory": tmp_path / "w"}

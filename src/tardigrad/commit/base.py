@@ -48,6 +48,11 @@ class CommitPath(ABC):
         self.stretches: list[Stretch] = stretches(layout, rule.optimizer, groups)
         self.state = RuleState(rule.compensation, [each.optimizer for each in self.stretches], layout)
 
+    @property
+    def made_by(self) -> str:
+        """What beside torch the last bits depend on; nothing where torch is all."""
+        return ""
+
     def prepare(self, *, mirrored: bool = False, several: bool = False, measure: bool = False) -> None:  # noqa: B027
         """Make ready whatever takes time, before the first commit.
 

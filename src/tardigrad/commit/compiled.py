@@ -7,8 +7,10 @@ whole vector is one more pass that only reads. Several contributions are summed 
 from __future__ import annotations
 
 import math
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import metadata
 from typing import ClassVar
 
 import torch
@@ -48,6 +50,11 @@ class CompiledPath(CommitPath):
         self._block = min(layout.size, _BLOCK[layout.device.type])
         self._total: Tensor | None = None
         self._several = False
+
+    @property
+    def made_by(self) -> str:
+        """The compiler and its version."""
+        return compiled_by(self.layout.device)
 
     def prepare(self, *, mirrored: bool = False, several: bool = False, measure: bool = False) -> None:
         """Compile every function for every way through the rule's page; see the base class."""
@@ -156,6 +163,14 @@ def _rehearse(path: CompiledPath, *, mirrored: bool, several: bool, measure: boo
         facts = Facts(staleness, 0.1, step, 11, step, 13)
         parts = [Part(worker, gradient, backup, facts, 0.5) for worker in range(2 if several else 1)]
         stage.apply(weights, parts, measure=measure, mirrors=[backup] if mirrored else [])
+
+
+def compiled_by(device: torch.device) -> str:
+    """What makes the loops of a device: the first line a C++ compiler says of itself, or Triton's version."""
+    if device.type == "cuda":
+        return f"triton {metadata.version('triton')}"
+    told = subprocess.run([compiler() or "c++", "--version"], capture_output=True, text=True, check=False).stdout
+    return told.splitlines()[0].strip() if told else ""
 
 
 def compiler() -> str | None:

@@ -71,6 +71,10 @@ class RecordedRun:
             "numpy": (self.environment.get("numpy"), np.__version__),
             "processor": (self.environment.get("cpu"), cpu_name()),
         }
+        if self.header.get("compiler"):
+            from tardigrad.commit.compiled import compiled_by  # takes seconds to import
+
+            here["compiler"] = (self.header["compiler"], compiled_by(torch.device(self._server_device)))
         if self.config.device.startswith("cuda"):
             here["GPU"] = (self.environment.get("cuda"), torch.cuda.get_device_name(self.config.device))
         others = [
@@ -79,6 +83,11 @@ class RecordedRun:
         return (
             [f"The run was computed with {'; '.join(others)}: last bits may differ for that reason."] if others else []
         )
+
+    @property
+    def _server_device(self) -> str:
+        """Where commits are computed: with real workers on the CPU."""
+        return "cpu" if ENGINES.load(self.engine).has_processes else self.config.device
 
     def job(self, rule: Rule, task: Task | None) -> tuple[Job, Task]:
         """The parts of the run, put together anew.
