@@ -10,13 +10,15 @@ import torch
 from carrier_process import GRADIENT, Told, commit, now, serve, told
 from torch.multiprocessing import Queue, get_context
 
+_PATIENCE = 300.0  # seconds after which whoever asked is gone
+
 
 def server(given: Told, up: Queue, down: Queue) -> None:
     """A gradient in, weights out; None: what the commits took."""
     torch.set_num_threads(1)
     weights, commits = torch.ones(given.parameters), []
     while True:
-        gradient = up.get()
+        gradient = up.get(timeout=_PATIENCE)
         if gradient is None:
             down.put(commits)
             commits = []

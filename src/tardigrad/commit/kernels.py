@@ -25,12 +25,12 @@ from tardigrad.records import Facts
 from tardigrad.rules.base import Compensation
 
 _SHIFT = 2  # traces take the ints 0 and 1 for constants, and all others for symbols
-_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
-    "compile_threads": 1
-}  # no pool of processes is left behind
+_OPTIONS: Any = {"compile_threads": 1}  # no pool of processes is left behind
 # A rule's floats are constants; the learning rate, which is none, is read inside. (Beside it: counts and lengths that
 # happen to be equal must not be taken for one symbol.)
-_TRACING = {"capture_scalar_outputs": True, "specialize_float": True}
+# Made once: to make one takes as long as to compute a small commit.
+_TRACING: Any = torch._dynamo.config.patch(capture_scalar_outputs=True, specialize_float=True)
+_COUNTING: Any = _symbols.patch(use_duck_shape=False)  # type: ignore[attr-defined]
 
 
 Given = tuple[Tensor, tuple[int, ...], tuple[str, ...]]
@@ -160,7 +160,7 @@ def kernels_of(compensation: Compensation, optimizer: Optimizer) -> Kernels:
 @contextmanager
 def tracing() -> Iterator[None]:
     """The context in which the functions are called, since any call may be the first of its kind."""
-    with torch._dynamo.config.patch(_TRACING), _symbols.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+    with _TRACING, _COUNTING:
         yield
 
 
