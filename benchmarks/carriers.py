@@ -1,6 +1,6 @@
 """Carriers: a gradient to the server and the new weights back, between two processes of one machine.
 
-    python benchmarks/carriers.py [--quick] [--carriers slots gloo rpc queue ray] [--rounds 7]
+    python benchmarks/carriers.py [--quick] [--carriers slots gloo rpc queue ray] [--rounds 5]
         [--output results/bench/carriers.json]
 
 *Carriers*: Tardigrad's local engine beside four recipes of others, written for this comparison in the shape that their
@@ -15,13 +15,17 @@ after round, and a ratio is taken within a round. What counts is the median over
 shown. The first exchanges of a turn, when processes have just slept, do not count.
 
 *Exchanges*: the local engine's own, by rule and commit path, each beside a commit alone in the same process and in turn
-(no snapshot is written), and beside a commit that writes a snapshot in the same pass, as it does for a worker's slot.
+(no snapshot is written), and beside a commit that writes a snapshot in the same pass, as it does for a worker's slot:
+the one ratio says what it costs that somebody else gets the weights, the other what the second process adds. Under asgd
+the snapshot alone is a stream of four, and its lines are fetched before they are written: five in place of three.
 Rules that repair a gradient have two workers, which take turns, so that each is one commit late.
 
 What memory costs shows in the recipes: a tensor of 100 MB that is made anew for each message is given back to the
-kernel by glibc's allocator, which has to fault its pages in for the next one, 25,000 of them.
+kernel by glibc's allocator, which has to fault its pages in for the next one, 25,000 of them. Ray's arrays lie in
+shared memory that is used again, as the slots do, so at the large size it comes nearest: beside the commit an exchange
+copies 100 MB three times, the gradient and the weights into its store and the weights into the model.
 
-About three minutes, and ten seconds more for a size whose rules were never compiled here.
+About four minutes on free cores, and a minute more where these rules were never compiled; 6 GB of memory.
 """
 
 from __future__ import annotations
@@ -197,8 +201,7 @@ def exchange_rows(sizes: Mapping[str, int], cases: Sequence[tuple[str, str, int]
             if process.missing:
                 rows.append(row | {"missing": process.missing})
             else:
-                ratio = [middle(each["exchange"]) / middle(each["commit"]) for each in replies]
-                rows.append(row | measured(replies) | spread("times its commit", ratio))
+                rows.append(row | measured(replies) | over(replies, "commit") | over(replies, "pulled"))
             print(line(rows[-1]), flush=True)
     return rows
 
@@ -213,6 +216,11 @@ def measured(replies: Sequence[Reply]) -> dict[str, Any]:
     return row | {
         "rounds": [[round(1e3 * middle(each[what]), 4) for what in ("exchange", "commit")] for each in replies]
     }
+
+
+def over(replies: Sequence[Reply], what: str) -> dict[str, Any]:
+    """An exchange in times of what its server does alone."""
+    return spread(f"times its {NAMES[what]}", [middle(each["exchange"]) / middle(each[what]) for each in replies])
 
 
 def ratios(ours: Sequence[Reply], theirs: Sequence[Reply]) -> list[float]:
@@ -268,7 +276,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small, short, without ray and without a compiler")
     parser.add_argument("--carriers", nargs="+", choices=CARRIERS, default=list(CARRIERS), help="which, all by default")
     parser.add_argument("--parts", nargs="+", choices=("carriers", "exchanges"), default=["carriers", "exchanges"])
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each, at least 2")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each, at least 2")
     parser.add_argument("--output", type=Path, help="write the tables as JSON")
     return parser.parse_args(words)
 
@@ -278,7 +286,7 @@ def main(words: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     quick = options.quick
     sizes, cases = ({"1,000": 1000}, EXCHANGES[:1]) if quick else (SIZES, EXCHANGES)
-    effort = Effort(2, 1e4, 5) if quick else Effort(options.rounds, 1e9, 200)
+    effort = Effort(2, 1e4, 5) if quick else Effort(options.rounds, 6e8, 60)
     found: dict[str, list[dict[str, Any]]] = {"carriers": [], "exchanges": []}
     for name, parameters in sizes.items() if "carriers" in options.parts else ():
         carriers = [carrier for carrier in options.carriers if not (quick and carrier == "ray")]

@@ -128,7 +128,8 @@ def imports(options: argparse.Namespace) -> Iterator[dict[str, float]]:
 
 def commits(options: argparse.Namespace) -> Iterator[dict[str, float]]:
     """One reading of each, round after round; the full cache is that of the run before."""
-    local = ["--engine", "local", "--workers", str(options.workers), "--epochs", "1"]
+    epochs = 2 * options.workers  # long enough for the last to come before the others are done
+    local = ["--engine", "local", "--workers", str(options.workers), "--epochs", str(epochs)]
     cases: dict[str, tuple[list[str], Callable[..., float]]] = {
         "simulated, first commit": ([], first_commit),
         f"{options.workers} local workers, all compute": (local, partial(all_compute, workers=options.workers)),
