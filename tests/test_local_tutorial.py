@@ -61,7 +61,7 @@ def test_a_first_run_and_its_export(tmp_path):
 def slow_run(tmp_path):
     """The tutorial's run with a slow worker, once both of its workers have pushed; ended whatever happens."""
     (train,) = typed("run-it-on-your-machine", "tardigrad train digits --engine local --workers 2 --speeds")
-    words = [sys.executable, "-m", *shlex.split(train.replace("--epochs 100", "--epochs 100000"))]
+    words = [sys.executable, "-m", *shlex.split(train.replace("--epochs 100", "--epochs 100000 --commit-path exact"))]
     run = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         for _ in range(2):

@@ -183,7 +183,7 @@ class Facts:
         samples: samples behind the gradient, >= 1.
         measured: numbers over the whole vector, as the rule's ``conclude`` gave them.
         read_pass: which of the rule's ``read_passes`` this is, from 0.
-        place: where the piece that the rule sees begins in the flat buffer, in elements.
+        place: where the piece begins in the flat buffer, in elements; kept for a rule that ``reads_place``.
     """
 
     staleness: int

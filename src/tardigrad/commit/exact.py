@@ -43,10 +43,12 @@ class Piece:
             return flat[self.start : self.stop]
         return flat.as_strided(self.shape, self.stride, flat.storage_offset() + self.start)
 
-    def told(self, facts: Facts) -> Facts:
-        """The facts as they are for this piece."""
+    def told(self, facts: Facts, *, placed: bool = False) -> Facts:
+        """The facts as they are for this piece; where it lies only if ``placed``, since a copy takes its time."""
         factor = self.stretch.lr_factor
-        return replace(facts, place=self.start, lr=facts.lr if factor == 1.0 else facts.lr * factor)
+        if factor != 1.0:
+            facts = replace(facts, lr=facts.lr * factor)
+        return replace(facts, place=self.start) if placed and self.start else facts
 
 
 class ExactPath(CommitPath):
@@ -72,6 +74,7 @@ class ExactPath(CommitPath):
         super().__init__(rule, layout, threads=threads, groups=groups)
         if block is None:
             block = layout.size if layout.device.type == "cuda" else _BLOCK
+        self._placed = rule.compensation.reads_place
         first, second = rule.compensation.scope, rule.optimizer.scope
         if "element" in (first, second) or first == second:  # what is elementwise may be cut as the other wants it
             scope = max(first, second, key=_WIDTH.__getitem__)
@@ -110,7 +113,7 @@ class ExactPath(CommitPath):
     def _sums(self, weights: Tensor, part: Part, piece: Piece) -> Mapping[str, Tensor]:
         state = {name: piece.of(tensor) for name, tensor in self.state.of(part.worker).items()}
         g, w, backup = piece.of(part.gradient), piece.of(weights), piece.of(part.backup)
-        return self.rule.compensation.measure(g, w, backup, state, piece.told(part.facts))
+        return self.rule.compensation.measure(g, w, backup, state, piece.told(part.facts, placed=self._placed))
 
     def _compensated(self, w: Tensor, parts: Sequence[Part], piece: Piece, norms: list[float] | None) -> Tensor:
         """The weighted sum of the compensated contributions over one piece of the buffer."""
@@ -118,7 +121,8 @@ class ExactPath(CommitPath):
         for part in parts:
             g, backup = piece.of(part.gradient), piece.of(part.backup)
             state = {name: piece.of(tensor) for name, tensor in self.state.of(part.worker).items()}
-            repaired, after = self.rule.compensation.compensate(g, w, backup, state, piece.told(part.facts))
+            facts = piece.told(part.facts, placed=self._placed)
+            repaired, after = self.rule.compensation.compensate(g, w, backup, state, facts)
             for name, tensor in after.items():
                 state[name].copy_(tensor)
             if norms is not None:
