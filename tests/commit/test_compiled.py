@@ -1,13 +1,15 @@
 """The compiled path: the same rule in one pass, made ready before the first commit, and bitwise equal to itself."""
 
 import itertools
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 
 import tardigrad
-from tardigrad.commit import COMMIT_PATHS
+from tardigrad.commit import COMMIT_PATHS, compiled
 from tardigrad.commit.base import Part
+from tardigrad.commit.kernels import Kernels, kernels_of
 from tardigrad.errors import CompileError
 from tardigrad.layout import FlatLayout
 from tardigrad.records import Facts
@@ -62,11 +64,11 @@ def test_bits_do_not_depend_on_where_else_the_weights_are_written_nor_on_threads
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("rule", ["asgd", "dc-asgd-a", "its-direction(of='dc-asgd-c(lambda0=5.0)')"])
 def test_several_contributions_are_the_exact_paths_sum(rule, mirrored, monkeypatch):
-    monkeypatch.setitem(vars(__import__("tardigrad.commit.compiled", fromlist=["_BLOCK"]))["_BLOCK"], "cpu", 30_000)
+    monkeypatch.setitem(compiled._BLOCK, "cpu", 30_000)
     keywords = {"momentum": 0.9, "weight_decay": 0.01}
     exact, _ = played(a_path("exact", rule, **keywords), parts=3, mirrored=mirrored)
-    compiled, _ = played(a_path("compiled", rule, **keywords), parts=3, mirrored=mirrored)
-    torch.testing.assert_close(exact, compiled, rtol=1e-6, atol=1e-7)
+    fast, _ = played(a_path("compiled", rule, **keywords), parts=3, mirrored=mirrored)
+    torch.testing.assert_close(exact, fast, rtol=1e-6, atol=1e-7)
 
 
 def test_float64_is_compiled_too():
@@ -148,6 +150,25 @@ class Counting(tardigrad.Compensation):
 
     def compensate(self, g, w, backup, state, facts):
         return (g if float(g.sum()) > 0.0 else -g), {"seen": state["seen"] + 1.0}
+
+
+@dataclass(frozen=True)
+class Listing(tardigrad.Compensation):
+    """A rule with a keyword that cannot be hashed."""
+
+    name = "listing"
+    factors: list = field(default_factory=lambda: [1.0, 2.0])
+
+    def compensate(self, g, w, backup, state, facts):
+        return g * sum(self.factors), {}
+
+
+def test_functions_are_shared_by_equal_rules_and_a_list_among_the_keywords_does_no_harm():
+    optimizer = tardigrad.rule("asgd").optimizer
+    one, other = (tardigrad.rule("dc-asgd-a(lambda0=3.5)").compensation for _ in range(2))
+    assert kernels_of(one, optimizer) is kernels_of(other, optimizer)
+    assert kernels_of(one, optimizer) is not kernels_of(tardigrad.rule("dc-asgd-a(lambda0=3)").compensation, optimizer)
+    assert isinstance(kernels_of(Listing(), optimizer), Kernels)
 
 
 def test_a_rule_that_is_not_elementwise_is_refused_with_a_sentence():

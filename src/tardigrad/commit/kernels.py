@@ -26,12 +26,11 @@ from tardigrad.rules.base import Compensation
 
 _SHIFT = 2  # traces take the ints 0 and 1 for constants, and all others for symbols
 _OPTIONS: Any = {"compile_threads": 1}  # no pool of processes is left behind
-# A rule's floats are constants; the learning rate, which is none, is read inside. (Beside it: counts and lengths that
-# happen to be equal must not be taken for one symbol.)
-# Made once: to make one takes as long as to compute a small commit.
-_TRACING: Any = torch._dynamo.config.patch(capture_scalar_outputs=True, specialize_float=True)
+# A rule's own floats are constants; the learning rate, which is none, is read inside. One function may be compiled for
+# several ways, thread counts and number formats. Both patches are made once: that takes as long as a small commit.
+_TRACING: Any = torch._dynamo.config.patch(capture_scalar_outputs=True, specialize_float=True, cache_size_limit=64)
+# Counts and lengths that happen to be equal are not taken for one symbol.
 _COUNTING: Any = _symbols.patch(use_duck_shape=False)  # type: ignore[attr-defined]
-
 
 Given = tuple[Tensor, tuple[int, ...], tuple[str, ...]]
 """What every function is given of a contribution's `Facts`, beside its tensors: numbers, counts, names.
@@ -151,9 +150,16 @@ class Kernels:
         self.squares = _compiled(squares)
 
 
-@lru_cache(maxsize=64)
 def kernels_of(compensation: Compensation, optimizer: Optimizer) -> Kernels:
     """The functions of a rule, made once: parts that are equal compute the same."""
+    try:
+        return _kernels_of(compensation, optimizer)
+    except TypeError:  # a keyword that cannot be hashed
+        return Kernels(compensation, optimizer)
+
+
+@lru_cache(maxsize=64)
+def _kernels_of(compensation: Compensation, optimizer: Optimizer) -> Kernels:
     return Kernels(compensation, optimizer)
 
 
