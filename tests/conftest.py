@@ -21,6 +21,17 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def registries_end_with_their_module_as_they_were():
+    """The same for what is registered by a fixture that many tests share."""
+    before = {kind: registry._entries for kind, registry in KINDS.items()}
+    for registry in KINDS.values():
+        registry._entries = dict(registry._entries)
+    yield
+    for kind, registry in KINDS.items():
+        registry._entries = before[kind]
+
+
 @pytest.fixture(autouse=True)
 def registries_end_as_they_were(monkeypatch):
     """What a test registers is gone after it."""
