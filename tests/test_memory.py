@@ -89,7 +89,9 @@ def test_the_simulators_server_holds_what_is_planned(rule, consistency):
 
 
 def test_the_local_servers_slots_are_what_is_planned():
+    """In rounds, which make sure that both workers push, however late one of them starts."""
     config = SMALL.replace(engine="local", workers=2, rule="dc-asgd-a", lr=1e-3, task="digits", batch_size=64, epochs=1)
+    config = config.replace(consistency="synchronous")
     planned, seen = memory_needed(Subject.of(config)), peaks_of(config)
     assert seen.shared == planned.of("down slots") + planned.of("up slots")
     assert seen.peaks["backups"] <= planned.of("down slots")  # the slots themselves, and no copy beside them
