@@ -107,7 +107,7 @@ def test_a_dry_run_prints_the_configuration_and_memory_and_writes_nothing(capsys
     assert "backups                 0.6  4 copies" in text
     assert "rule state              0.6  4 copies: mean_square of each worker" in text
     assert main(["compare", "digits", "--lrs", "0.1", "0.2", "--seeds", "0", "--dry-run"]) == 0
-    assert "14 runs" in capsys.readouterr().out
+    assert "16 runs" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 

@@ -22,8 +22,14 @@ COMPENSATION_VARIANTS = [
     {"of": "dc-asgd-c"},
     {"of": "dc-asgd-a(shared=True, damped=True)"},
     {"of": "staleness-lr"},
+    {"of": "dc-lowrank(window=5)"},
     {"seed": 7},
     {"max_norm": 0.1},
+    {"lambda0": "auto"},
+    {"kappa": "auto"},
+    {"kappa": 1.0, "window": 3},
+    {"scale": 4.0, "window": 20},
+    {"kept": "bfloat16"},
 ]
 # (keywords, learning rate): a velocity multiplies the step by 1 / (1 - momentum).
 OPTIMIZER_VARIANTS = [
@@ -92,6 +98,10 @@ REFUSED = {
     "of": [4, None, ["dc-asgd-a"], "asgd", "its-length", "clipping"],
     "seed": [*ANY, -1, 0.5],
     "max_norm": POSITIVE,
+    "kappa": [value for value in POSITIVE if value is not None],
+    "scale": POSITIVE,
+    "window": [float("nan"), "2", [1.0], True, 0, -1, 2.5],
+    "kept": ["float16", None, 2],
     "momentum": DECAY,
     "dampening": [*ANY, -0.1, 1.1, float("inf")],
     "weight_decay": NOT_NEGATIVE,
@@ -110,7 +120,7 @@ def keywords_with_values():
 def test_a_value_outside_its_range_is_refused_with_a_sentence(name, keyword, value):
     with pytest.raises(
         ValueError,
-        match=rf"{keyword}={re.escape(repr(value))} is not (a number in|an integer|True or False|to be wrapped)",
+        match=rf"{keyword}={re.escape(repr(value))} is not (a number in|an integer|True or False|one of|to be wrapped)",
     ):
         tardigrad.rule(name, **{keyword: value})
 

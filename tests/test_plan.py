@@ -1,13 +1,18 @@
 """`--dry-run`: what is said before anything is run."""
 
 import pytest
+import torch
 
+from tardigrad import plan
 from tardigrad.blueprint import Blueprint
 from tardigrad.config import RunConfig
+from tardigrad.consistency import build_consistency
 from tardigrad.data.unread import is_unread
 from tardigrad.errors import InvalidArgument
+from tardigrad.layout import FlatLayout
 from tardigrad.plan import Subject, memory_needed, print_plan, streams_of, traffic_of
 from tardigrad.rules.base import make_rule
+from tardigrad.server import ParameterServer
 from tardigrad.tasks.quadratic import quadratic
 
 SMALL = RunConfig(task="quadratic(dimension=1000, samples=64)", workers=4, commit_path="exact", service=0.001)
@@ -74,6 +79,38 @@ def test_where_the_time_of_a_commit_is_from(path, says):
     traffic, source = traffic_of(Subject.of(config))
     assert 0.0 < traffic.commit < 60.0
     assert source.startswith(says)
+
+
+def test_a_commit_with_a_window_is_timed_on_a_part_and_with_the_runs_workers(monkeypatch):
+    """25.6 M weights and 50 workers: 41 GB of gradients, of which none but a part is made."""
+    made = []
+
+    class Server(ParameterServer):
+        def __init__(self, weights, rule, **settings):
+            super().__init__(weights, rule, **settings)
+            made.append(self)
+
+    monkeypatch.setattr(plan, "ParameterServer", Server)
+    monkeypatch.setattr(plan, "_WINDOW_SAMPLE", 2**22)
+    rule, wide = make_rule("dc-lowrank"), FlatLayout.of([torch.empty(25_557_032, device="meta")])
+    config = SMALL.replace(service=0.0, rule="dc-lowrank", workers=50, commit_path="auto", commit_threads=1)
+    traffic, source = traffic_of(Subject(config, rule, build_consistency("asynchronous"), wide, {}, 10**6))
+    windows = [server.commits.path.state.window for server in made]
+    assert [len(window.ages) for window in windows] == [400, 400]
+    part = 2**22 // 1600
+    assert windows[1].bytes_held() == rule.compensation.window_plan.bytes_for(50, FlatLayout.of([torch.empty(part)]))
+    assert (windows[1].state_dict()["rows"].abs().sum(1) > 0.0).all(), "an unwritten row is read from no memory"
+    assert source.startswith("exact: timed here")
+    assert 1e-3 < traffic.commit < 600.0
+
+
+def test_what_is_said_of_a_faster_commit_can_be_typed(capsys):
+    config = SMALL.replace(service=0.0, commit_path="auto", workers=2)
+    for rule, compiled, window in (("dc-asgd-a", True, False), ("dc-lowrank(window=4)", False, True)):
+        print_plan([config.replace(rule=rule)], step_seconds=1e-7)
+        shown = capsys.readouterr().out
+        assert ("a faster commit: --commit-path compiled; --commit-threads 2" in shown) == compiled
+        assert ("a faster commit: fewer gradients in the rule's window; --commit-threads 2" in shown) == window
 
 
 def test_a_plan_says_traffic_where_there_is_a_link(capsys):

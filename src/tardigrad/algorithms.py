@@ -19,8 +19,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 learning rate; ``ssgd-linear``: at the learning rate times the number of workers; ``m-synchronous``: the mean of the
 first three quarters of the workers' gradients to arrive, the others dropped and their samples leased again."""
 
-DEFAULT = ("sequential", "ssgd", "ssgd-linear", "asgd", "dc-asgd-c", "dc-asgd-a", "dc-asgd")
-TUNED = ("sequential", "ssgd", "m-synchronous", "asgd", "staleness-lr", "dc-asgd-c", "dc-asgd-a", "dc-asgd")
+DEFAULT = ("sequential", "ssgd", "ssgd-linear", "asgd", "dc-asgd-c", "dc-asgd-a", "dc-asgd", "dc-lowrank")
+TUNED = (
+    *("sequential", "ssgd", "m-synchronous", "asgd", "staleness-lr"),
+    *("dc-asgd-c", "dc-asgd-a", "dc-asgd", "dc-lowrank"),
+)
 """What is compared with and without tuning; a tuned learning rate makes ``ssgd-linear`` the same as ``ssgd``."""
 
 CONTROLS = ("sign-flipped", "sign-random", "its-length", "its-direction")

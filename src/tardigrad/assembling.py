@@ -53,13 +53,21 @@ def configure(recipe: str | RunConfig | Task, *, rule: str | Rule | None = None,
     if not isinstance(rule, Rule):
         spec, optimizer = resolve_rule(config)
         config = config.replace(rule=spec, optimizer=optimizer)
-    return config.replace(threads=chosen_threads(config))
+    require_probes(config)
+    beside = tuple(make_rule(spec).spec for spec in config.probe_rules)
+    return config.replace(threads=chosen_threads(config), probe_rules=beside)
 
 
 def resolve_rule(config: RunConfig) -> tuple[str, str]:
     """The specs of a configuration's rule and optimizer with every keyword written out."""
     made = make_rule(config.rule, optimizer=config.optimizer)
     return made.spec, made.optimizer_spec
+
+
+def require_probes(config: RunConfig) -> None:
+    """Raise `InvalidArgument` for a rule that follows probes in a run that makes none."""
+    if not config.probe_every and make_rule(config.rule).compensation.follows_probes:
+        raise InvalidArgument(f"{config.rule} follows probes, and there are none; type --probe-every 50.")
 
 
 def blueprint_of(config: RunConfig, made: Task | None = None) -> Blueprint:
@@ -113,6 +121,8 @@ def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True) -
         commit_path=config.commit_path,
         commit_threads=chosen_commit_threads(config, body.layout.numel),
         measure_every=config.measure_every,
+        probe_every=config.probe_every,
+        probe_rules=config.probe_rules,
         layout=body.layout,
     )
     pushes = expected_pushes(samples, config.batch_size, epochs=config.epochs)

@@ -19,7 +19,7 @@ from tardigrad.logs import read_lines
 
 _MOST = 100  # violations told one by one
 _FORMAT = 2
-_TIMED = ("pull", "commit", "held", "reject", "join", "leave", "fail", "note")
+_TIMED = ("pull", "commit", "probe", "held", "reject", "join", "leave", "fail", "note")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,7 @@ class _Check:
         self._take: dict[str, Callable[..., None]] = {
             "pull": self._pull, "commit": self._commit, "held": self._hold, "reject": self._reject,
             "join": self._join, "leave": self._leave, "fail": self._fail, "note": self._note, "digest": self._digest,
+            "probe": self._probe,
         }  # fmt: skip
 
     def take(self, where: str, event: object) -> None:
@@ -250,6 +251,12 @@ class _Check:
         twice = self._tiles.add(epoch, start, stop)
         if twice is not None:
             self._violation(f"samples {twice[0]} to {twice[1]} of epoch {epoch} are settled twice, by worker {worker}")
+
+    def _probe(self, time: float, version: int, staleness: int, raw: float | None, rows: Sequence[Any]) -> None:
+        if version != self._version or staleness < 1:
+            self._violation(
+                f"a probe of version {version} and staleness {staleness}, after the commit of {self._version}"
+            )
 
     def _digest(self, version: int, digests: Mapping[str, str]) -> None:
         if version > self._version:

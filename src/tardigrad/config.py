@@ -91,6 +91,10 @@ class RunConfig:
     """Epochs between evaluations, > 0."""
     measure_every: int = 20
     """Commits between measurements of ||compensation|| / ||gradient||; 0: never."""
+    probe_every: int = 0
+    """Commits between probes, which hold compensated gradients against the gradient of now; 0: never."""
+    probe_rules: tuple[str, ...] = ()
+    """Rules that probes judge beside the run's own: asgd 'dc-asgd-a(lambda0=4)'. They change nothing."""
     threads: int = 0
     """Threads that compute a gradient; 0: one in the simulator, with real workers the cores divided among them."""
     device: str = "cpu"
@@ -209,6 +213,9 @@ def _check(config: RunConfig) -> None:
     for name in ("hang_after", "first_step"):
         require_number("run", name, getattr(config, name), low=0.0, high=float("inf"), include_low=False)
     require_integer("run", "measure_every", config.measure_every, low=0)
+    require_integer("run", "probe_every", config.probe_every, low=0)
+    if config.probe_rules and not config.probe_every:
+        raise InvalidArgument(f"run: probe_rules={config.probe_rules!r} without probes; type --probe-every 50 too.")
     require_integer("run", "seed", config.seed, low=0)
     require_choice("run", "on_stale", config.on_stale, ("reject", "reweight"))
     require_choice("run", "leases", config.leases, ("dynamic", "static"))

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from tardigrad.records import Commit, Failure, Push, Rejected
+from tardigrad.records import Commit, Failure, Push, Quality, Rejected
 
 _NAMED = ("rejected", "failures", "leaves")
+_JUDGED = ("log_error", "fit", "square", "cosine", "raw_cosine", "compensation_cosine", "strength")
 
 
 class Counts:
@@ -25,6 +26,7 @@ class Counts:
         self.commits = 0
         self._staleness: dict[int, dict[int, int]] = {}
         self._ratios = _Mean()
+        self._quality: dict[str, tuple[_Mean, ...]] = {}
         self._named = {name: Counter[str]() for name in _NAMED}
         self._lost = self._joins = self._restarts = 0
         self._failed: set[int] = set()  # workers that left because they failed
@@ -41,6 +43,8 @@ class Counts:
             own[staleness] = own.get(staleness, 0) + 1
         if commit.compensation_ratio is not None:
             self._ratios.add(commit.compensation_ratio)
+        for number, found in enumerate(commit.quality or ()):
+            self._judged(f"{number} {found.name}", found)
 
     def rejected(self, push: Push, result: Rejected) -> None:
         """Count a rejection, and the samples it gave up."""
@@ -74,6 +78,7 @@ class Counts:
             "lost_samples": self._lost,
             "staleness": self._staleness_summary(),
             "compensation_ratio": {"mean": self._ratios.mean, "max": self._ratios.max},
+            "quality": self._quality_summary(),
             "failures": dict(self._named["failures"]),
             "restarts": self._restarts,
             "joins": self._joins,
@@ -90,6 +95,7 @@ class Counts:
             "restarts": self._restarts,
             "failed": sorted(self._failed),
             "ratios": self._ratios.state(),
+            "quality": {name: [mean.state() for mean in means] for name, means in self._quality.items()},
             "named": {name: dict(counts) for name, counts in self._named.items()},
             "staleness": {worker: dict(counts) for worker, counts in self._staleness.items()},
         }
@@ -99,11 +105,37 @@ class Counts:
         self.version, self.commits, self._lost = state["version"], state["commits"], state["lost"]
         self._joins, self._restarts, self._failed = state["joins"], state["restarts"], set(state["failed"])
         self._ratios = _Mean(*state["ratios"])
+        self._quality = {name: tuple(_Mean(*one) for one in means) for name, means in state.get("quality", {}).items()}
         self._named = {name: Counter(state["named"][name]) for name in _NAMED}
         self._staleness = {
             int(worker): {int(staleness): number for staleness, number in counts.items()}
             for worker, counts in state["staleness"].items()
         }
+
+    def _judged(self, key: str, found: Quality) -> None:
+        """Add one rule's part of a probe; numbers that are not finite, as of no compensation, are left out."""
+        means = self._quality.setdefault(key, tuple(_Mean() for _ in _JUDGED))
+        for mean, value in zip(means, _judged(found), strict=True):
+            if math.isfinite(value):
+                mean.add(value)
+
+    def _quality_summary(self) -> list[dict[str, Any]]:
+        """For each rule that was judged, the run's own first, what all probes say together.
+
+        relative_error is a geometric mean, coefficient the factor that leaves the least sum of squared relative errors.
+        """
+        told = []
+        for key, means in self._quality.items():
+            known = {name: mean.mean for name, mean in zip(_JUDGED, means, strict=True)}
+            error, fit, square = known.pop("log_error"), known.pop("fit"), known.pop("square")
+            told.append({
+                "rule": key.partition(" ")[2],
+                "probes": means[-1].number,
+                "relative_error": None if error is None else math.exp(error),
+                "coefficient": fit / square if fit is not None and square else None,
+                **known,
+            })  # fmt: skip
+        return told
 
     def _staleness_summary(self) -> dict[str, Any]:
         every = Counter[int]()
@@ -120,6 +152,21 @@ class Counts:
         }
 
 
+def _judged(found: Quality) -> tuple[float, ...]:
+    """The numbers whose means are kept, in the order of `_JUDGED`; fit and square as <y, c> and <c, c> over <y, y>."""
+    error, cosine = found.relative_error, found.compensation_cosine
+    size = cosine / found.coefficient if found.coefficient else math.nan  # ||c|| / ||y||
+    return (
+        math.log(error) if error > 0.0 else math.nan,
+        cosine * size,
+        size**2,
+        found.cosine,
+        found.raw_cosine,
+        cosine,
+        found.strength,
+    )
+
+
 class _Mean:
     """Mean and largest of numbers of which none is kept; not finite where one of them was not."""
 
@@ -131,6 +178,11 @@ class _Mean:
         self._number += 1
         self._total += value
         self._largest = value if value > self._largest or math.isnan(value) else self._largest
+
+    @property
+    def number(self) -> int:
+        """How many."""
+        return self._number
 
     @property
     def mean(self) -> float | None:

@@ -7,6 +7,9 @@ from numbers import Integral, Real
 
 from tardigrad.errors import InvalidArgument
 
+STRENGTH_AUTO = "auto"
+"""In place of a rule's strength: its registered default, times a factor that probes choose."""
+
 
 def require_number(
     owner: str,
@@ -32,6 +35,16 @@ def require_number(
     if not (above and below):
         raise InvalidArgument(f"{owner}: {name}={value!r} is not {accepted}.")
     return number
+
+
+def require_strength(owner: str, name: str, value: object) -> float | str:
+    """Return ``value`` if it is `STRENGTH_AUTO` or a number in [0, inf), or raise `InvalidArgument`."""
+    if value == STRENGTH_AUTO and isinstance(value, str):
+        return value
+    try:
+        return require_number(owner, name, value, low=0.0, include_high=False)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{str(error).removesuffix('.')}, nor {STRENGTH_AUTO!r}, which follows probes.") from None
 
 
 def require_integer(owner: str, name: str, value: object, *, low: int, high: int | None = None) -> int:

@@ -69,10 +69,11 @@ def simulated_memory(rule: Rule, layout: FlatLayout, *, workers: int, consistenc
         Part("weights", copy),
         Part("backups", copies * copy, f"{_copies(copies)}: {backups}"),
         _state(rule, workers, copy),
+        *_window(rule, workers, layout),
         Part("held gradients", held, f"{_copies(held // copy)}: of a round that is not complete" if held else ""),
-        _scratch(rule, layout),
+        _scratch(rule, workers, layout),
     )
-    saved = total(server[:4])
+    saved = total(server[:-1])  # all but the scratch
     beside = (
         Part("gradients", 3 * copy, "3 copies: model, gradient, what autograd returns; all workers share them"),
         Part("evaluation", copy, "1 copy: a model of its own"),
@@ -92,22 +93,22 @@ def local_memory(
 ) -> Memory:
     """Of workers with a process each, which reach the server by slots in shared memory; ``on_cuda``: they use GPUs."""
     copy, slot = _copy(layout), SlotLayout.of(layout, buffers).size
-    state = _state(rule, workers, copy)
+    kept = (_state(rule, workers, copy), *_window(rule, workers, layout))
     server = (
         Part("weights", copy),
         Part("down slots", workers * slot, f"one a worker: what it computes on{_and_backup(rule)}"),
         Part("up slots", workers * slot, "one a worker: its gradient"),
-        state,
+        *kept,
         Part("held gradients", 0, "they wait in the up slots" if consistency.barrier else ""),
-        _scratch(rule, layout),
+        _scratch(rule, workers, layout),
     )
     waiting = pushes_of_a_round(consistency, workers) - 1 if consistency.barrier else 0
-    saved = (1 + workers + waiting) * copy + state.bytes
+    saved = (1 + workers + waiting) * copy + total(kept)
     judged = 1 + max(_WAITING[0], _WAITING[1] // slot)
     beside = (
         Part("first model", copy, "1 copy: made for the weights of the start"),
         Part("evaluation", (judged + 1) * copy + slot, f"at most {judged} copies that wait, a slot, a model"),
-        Part("checkpoint", saved, "a copy of weights, backups and state, while it is written"),
+        Part("checkpoint", saved, "a copy of weights, backups, state and window, while it is written"),
     )
     worker = Part("gradients", copy, "1 copy: what autograd returns; weights and gradient are the slots above")
     if on_cuda:
@@ -151,11 +152,25 @@ def _state(rule: Rule, workers: int, copy: int) -> Part:
     return Part("rule state", number * copy, f"{_copies(number)}: {', '.join(words)}" if number else "")
 
 
-def _scratch(rule: Rule, layout: FlatLayout) -> Part:
+def _window(rule: Rule, workers: int, layout: FlatLayout) -> tuple[Part, ...]:
+    """The last gradients and their inner products, where the rule wants them."""
+    plan = rule.compensation.window_plan
+    if plan is None:
+        return ()
+    dtype = str(plan.dtype_for(layout.dtype)).removeprefix("torch.")
+    words = f"the last {plan.rows_for(workers)} gradients as {dtype}, and their inner products"
+    return (Part("window", plan.bytes_for(workers, layout), words),)
+
+
+def _scratch(rule: Rule, workers: int, layout: FlatLayout) -> Part:
     """Temporaries of a commit: blocks where the rule is elementwise, else tensors or models; on CUDA models."""
     scopes, size = {rule.compensation.scope, rule.optimizer.scope}, layout.dtype.itemsize
     if "model" in scopes or layout.device.type == "cuda":
-        return Part("scratch", _TEMPORARIES * layout.size * size, f"at most {_TEMPORARIES} models during a commit")
+        plan, models = rule.compensation.window_plan, _TEMPORARIES * layout.size * size
+        words = f"at most {_TEMPORARIES} models during a commit"
+        if plan is None:
+            return Part("scratch", models, words)
+        return Part("scratch", models + plan.scratch_for(workers, layout), f"{words}, and what the window takes")
     if "tensor" in scopes:
         ends = (*layout.offsets[1:], layout.size)
         largest = max(end - start for start, end in zip(layout.offsets, ends, strict=True))

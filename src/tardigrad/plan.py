@@ -11,9 +11,10 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from tardigrad.assembling import blueprint_of, configure
+from tardigrad.assembling import blueprint_of, chosen_commit_threads, configure
 from tardigrad.buffers import persistent_buffers
 from tardigrad.chaos import expected_pushes
+from tardigrad.commit.base import not_elementwise
 from tardigrad.commit.choice import make_path
 from tardigrad.config import RunConfig
 from tardigrad.consistency import Consistency, build_consistency
@@ -32,6 +33,7 @@ from tardigrad.tasks.base import Task
 from tardigrad.traffic import Traffic, advice, bytes_per_second, described
 
 _SAMPLE = 2**21  # elements that a commit is timed on
+_WINDOW_SAMPLE = 2**27  # bytes of the gradients that one with a window is timed on: more than any cache holds
 _DRAWS = 200  # delays that a mean is told from
 _MOST_ASKED = 64  # workers whose delays are drawn; the rest are taken to be like them
 
@@ -128,13 +130,20 @@ def print_plan(runs: Sequence[RunConfig], *, link: str = "", step_seconds: float
 
 def _print_traffic(subject: Subject, traffic: Traffic, source: str) -> None:
     size = subject.config.batch_size
-    more = "--commit-threads 2, where cores are idle"
-    faster = more if _is_compiled(subject) else f"--commit-path compiled; {more}"
+    faster = "; ".join(_faster(subject))
     print("\n" + "\n".join(described(traffic, about_commit=source)))
     batch = size if isinstance(size, int) else max(size)
     print("\n" + "\n  ".join(advice(traffic, batch=batch, faster_commit=faster)))
     if traffic.link < math.inf:
         print("\n" + _where(subject, traffic))
+
+
+def _faster(subject: Subject) -> list[str]:
+    """What to type for a commit that takes less time."""
+    words = [] if _is_compiled(subject) or not_elementwise(subject.rule) else ["--commit-path compiled"]
+    if subject.rule.compensation.window_plan is not None:
+        words.append("fewer gradients in the rule's window")
+    return [*words, "--commit-threads 2, where cores are idle"]
 
 
 def _table(memory: Memory) -> list[str]:
@@ -238,22 +247,49 @@ def _memory_speed() -> float:
 
 
 def _exact_seconds(subject: Subject) -> float:
-    """Seconds of an exchange by the exact path: timed on a part of the buffer where the rule is elementwise."""
+    """Seconds of an exchange by the exact path: timed on a part of the buffer where its time is linear in the size."""
     rule, layout = subject.rule, subject.layout
+    plan = rule.compensation.window_plan
+    if plan is not None:
+        row = plan.rows_for(subject.config.workers) * layout.dtype.itemsize
+        part = min(layout.size, max(1, _WINDOW_SAMPLE // row))
+        solving = _timed(subject, [_made(1, layout)])  # what takes as long for any size: a system of so many equations
+        rest = _timed(subject, [_made(part, layout)]) - solving
+        return solving + max(0.0, rest) * layout.size / part
     if {rule.compensation.scope, rule.optimizer.scope} == {"element"}:
-        made = [torch.full((min(layout.size, _SAMPLE),), 0.01, dtype=layout.dtype)]
-    else:
-        made = layout.views(layout.zeros().add_(0.01))
-    server = ParameterServer(made, rule, lr=1e-3, workers=2, commit_path="exact")
+        part = min(layout.size, _SAMPLE)
+        return _timed(subject, [_made(part, layout)]) * layout.size / part
+    return _timed(subject, [torch.full(shape, 0.01, dtype=layout.dtype) for shape in layout.shapes])
+
+
+def _made(size: int, layout: FlatLayout) -> Tensor:
+    return torch.full((size,), 0.01, dtype=layout.dtype)
+
+
+def _timed(subject: Subject, made: Sequence[Tensor]) -> float:
+    """Seconds of an exchange of these weights, at the least: others may be busy now."""
+    threads = chosen_commit_threads(subject.config, subject.layout.numel)
+    workers = max(2, subject.config.workers)
+    server = ParameterServer(made, subject.rule, lr=1e-3, workers=workers, commit_path="exact", commit_threads=threads)
     for worker in range(2 if subject.has_processes else 0):
         server.backups.keep_in(worker, server.flat.clone())
     gradient, seconds = server.flat.clone(), []
-    for turn in range(6):  # two workers in turn: every gradient is one commit late
+    for turn in range(8):  # two workers in turn: every gradient is one commit late
+        if turn == 2:
+            _fill_window(server)
         since = perf_counter()
         server.receive(Push(turn % 2, gradient, norm=1.0))
         server.pull(turn % 2, copy=False)
         seconds.append(perf_counter() - since)
-    return min(seconds) * layout.size / server.layout.size  # what is possible at most: others may be busy now
+    return min(seconds[2:])
+
+
+def _fill_window(server: ParameterServer) -> None:
+    """Write to every gradient in the rule's window: memory that nobody wrote to is read from one page of zeros."""
+    state = server.commits.state_dict()
+    if "window" in state:
+        state["window"]["rows"].fill_(0.01)
+        server.commits.load_state_dict(state)
 
 
 def _everything(memory: Memory) -> int:

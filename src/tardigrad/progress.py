@@ -179,7 +179,10 @@ def print_choices(choices: Sequence[Choice]) -> None:
 
 def _strength(trial: Trial) -> str:
     compensation = make_rule(trial.rule).compensation
-    return f" ({getattr(compensation, compensation.strength):g})" if compensation.strength else ""
+    if compensation.strength is None:
+        return ""
+    strength = getattr(compensation, compensation.strength)
+    return f" ({strength})" if isinstance(strength, str) else f" ({strength:g})"
 
 
 def _shown(trial: Trial) -> str:

@@ -43,12 +43,13 @@ from tardigrad.durable import GrowingFile, told_if_full, write_json
 from tardigrad.engines.base import Evaluation, Observer
 from tardigrad.layout import FlatLayout
 from tardigrad.logs import FORMAT, SEGMENT_BYTES, LogWriter
-from tardigrad.records import Commit, Failure, Held, Lease, Push, Rejected, Snapshot
+from tardigrad.records import Commit, Failure, Held, Lease, Push, Rejected, Snapshot, probe_columns
 from tardigrad.segments import CURRENT, Position
 
 EVENTS = {
     "pull": ["time", "worker", "incarnation", "version", "lease"],
     "commit": ["time", "version", "lr", "live", "contributions", "compensation_ratio"],
+    "probe": ["time", "version", "staleness", "raw_cosine", "quality"],
     "held": ["time", "worker", "incarnation", "read_version", "lease", "samples", "loss", "norm"],
     "reject": ["time", "worker", "incarnation", "read_version", "lease", "reason", "lost"],
     "join": ["time", "worker", "incarnation"],
@@ -57,6 +58,7 @@ EVENTS = {
     "note": ["time", "words"],
     "digest": ["version", "digests"],
     "contribution": ["worker", "incarnation", "read_version", "lease", "samples", "loss", "norm"],
+    "quality": ["relative_error", "cosine", "compensation_cosine", "coefficient", "strength"],
     "lease": ["epoch", "start", "stop"],
 }
 
@@ -238,6 +240,9 @@ class Recorder(Observer):
             f'["commit",{time:.6f},{commit.version},{commit.lr!r},{commit.live},[{",".join(parts)}],'
             f"{'null' if ratio is None else _rounded(ratio)}]\n"
         )
+        if commit.quality is not None:
+            columns = [round(time, 6), commit.version, *probe_columns(commit.quality)]
+            self._log.write(json.dumps(["probe", *columns], separators=(",", ":")) + "\n")
 
     def held(self, time: float, push: Push, result: Held) -> None:
         """One line."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -67,6 +68,7 @@ class Push:
             server measures it itself.
         loss: mean loss over the batch, for the record.
         buffers: model buffers after the forward pass, by name.
+        again: the gradient of the same samples at the server's weights of now, flat; None where no probe is made.
     """
 
     worker: int
@@ -78,6 +80,7 @@ class Push:
     norm: float | None = None
     loss: float | None = None
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    again: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,47 @@ class Contribution:
 
 
 @dataclass(frozen=True, slots=True)
+class Quality:
+    """How near a rule's compensated gradient g' comes to the gradient of now, measured by a probe.
+
+    With g the gradient as pushed, c = g' - g its compensation, and y = now - g what a perfect one would be; norms and
+    inner products over all weights, in float64. A number is not finite where what it is divided by is zero.
+
+    Attributes:
+        name: of the rule: its registered name for the run's own, its whole spec for one judged beside it.
+        staleness: of the push, >= 1.
+        relative_error: ||g' - now|| / ||g - now||, >= 0; 1 is as good as no compensation.
+        cosine: of g' with now.
+        raw_cosine: of g with now.
+        compensation_cosine: of c with y.
+        coefficient: <y, c> / <c, c>: the factor on c that makes the error least; above 1 the rule does too little.
+        strength: `Facts.strength` that the rule was given.
+    """
+
+    name: str
+    staleness: int
+    relative_error: float
+    cosine: float
+    raw_cosine: float
+    compensation_cosine: float
+    coefficient: float
+    strength: float = 1.0
+
+
+def probe_columns(found: Sequence[Quality]) -> list[Any]:
+    """What a log says of a probe, as JSON: staleness, raw cosine, and a row of numbers for each rule, the run's first.
+
+    A row is relative error, cosine, compensation cosine, coefficient, strength; what is not finite becomes None.
+    """
+    numbers = [
+        [each.relative_error, each.cosine, each.compensation_cosine, each.coefficient, each.strength] for each in found
+    ]
+    rows = [[value if math.isfinite(value) else None for value in row] for row in numbers]
+    raw = found[0].raw_cosine
+    return [found[0].staleness, raw if math.isfinite(raw) else None, rows]
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """One update was applied.
 
@@ -105,6 +149,7 @@ class Commit:
         lr: learning rate used.
         live: workers taking part when it was applied.
         compensation_ratio: ||compensation|| / ||gradient||, where it was measured, else None.
+        quality: what a probe found, the run's own rule first, then those judged beside it; None without a probe.
     """
 
     accepted: ClassVar[bool] = True
@@ -115,6 +160,7 @@ class Commit:
     lr: float
     live: int
     compensation_ratio: float | None = None
+    quality: tuple[Quality, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +216,28 @@ class Failure:
     traceback: str = ""
 
 
+class RecentGradients(Protocol):
+    """The last gradients of all workers as the rows of a matrix S; see `tardigrad.window`."""
+
+    @property
+    def size(self) -> int:
+        """How many gradients there are now, >= 1 in a commit."""
+
+    @property
+    def ages(self) -> Tensor:
+        """How many gradients came after each row's, 0 for the newest: int64, shape (rows,)."""
+
+    @property
+    def gram(self) -> Tensor:
+        """S S^T, zero for rows that do not count: float64, shape (rows, rows)."""
+
+    def against(self, vector: Tensor) -> Tensor:
+        """S v for a flat vector, zero for rows that do not count: float64, shape (rows,)."""
+
+    def combined(self, factors: Tensor) -> Tensor:
+        """S^T y for factors of shape (rows,): a flat vector."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a rule may know of the commit it takes part in.
@@ -184,6 +252,10 @@ class Facts:
         measured: numbers over the whole vector, as the rule's ``conclude`` gave them.
         read_pass: which of the rule's ``read_passes`` this is, from 0.
         place: where the piece begins in the flat buffer, in elements; kept for a rule that ``reads_place``.
+        gain: how much more than lr a damped curvature estimate must reckon with, because of what the optimizer adds
+            to a step; see `Optimizer.gain`.
+        window: the last gradients, this one included; for a rule with a ``window_plan``.
+        strength: factor > 0, chosen by probes, on the strength of a rule that ``follows_probes``; 1 for any other.
     """
 
     staleness: int
@@ -195,3 +267,6 @@ class Facts:
     measured: Mapping[str, float] = field(default_factory=dict)
     read_pass: int = 0
     place: int = 0
+    gain: float = 1.0
+    window: RecentGradients | None = field(default=None, compare=False, repr=False)
+    strength: float = 1.0

@@ -24,17 +24,7 @@ from tardigrad.hyperparameters import require_choice, require_integer, require_n
 from tardigrad.layout import FlatLayout
 from tardigrad.leases import Leases
 from tardigrad.participants import Participants
-from tardigrad.records import (
-    Commit,
-    Facts,
-    Held,
-    Lease,
-    Push,
-    PushResult,
-    Rejected,
-    RejectReason,
-    Snapshot,
-)
+from tardigrad.records import Commit, Facts, Held, Lease, Push, PushResult, Rejected, RejectReason, Snapshot
 from tardigrad.rules.base import Rule
 from tardigrad.waiting import WaitingPushes, contributions_of
 
@@ -60,6 +50,8 @@ class ParameterServer:
         commit_threads: that one commit may use, >= 1.
         groups: of parameters with settings of their own, in the order of the weights; none: all are one.
         measure_every: measure ||compensation|| / ||gradient|| at every so many commits; 0: never.
+        probe_every: judge a late gradient that brings ``again``, the first in every so many commits; 0: never.
+        probe_rules: specs of rules that are judged beside ``rule``.
         layout: of the flat buffer; by default the weights in the order given.
 
     Raises:
@@ -83,6 +75,8 @@ class ParameterServer:
         commit_threads: int = 1,
         groups: Sequence[ParameterGroup] = (),
         measure_every: int = 0,
+        probe_every: int = 0,
+        probe_rules: Sequence[str] = (),
         layout: FlatLayout | None = None,
     ) -> None:
         if not isinstance(rule, Rule):
@@ -91,8 +85,7 @@ class ParameterServer:
             require_number("server", "lr", lr, low=0.0, high=math.inf, include_high=False)
         self.layout = layout or FlatLayout.of(list(weights))
         self.rule, self.version = rule, 0
-        self.consistency = build_consistency(consistency)
-        self.leases = leases
+        self.consistency, self.leases = build_consistency(consistency), leases
         if max_staleness is not None:
             require_integer("server", "max_staleness", max_staleness, low=0)
         self.max_staleness = max_staleness
@@ -100,9 +93,12 @@ class ParameterServer:
         self._lr, self.samples_applied = lr, 0
         self._measure_every = require_integer("server", "measure_every", measure_every, low=0)
         self._flat = self.layout.pack(list(weights))
-        self.backups = Backups(compared=rule.compensation.reads_backup)
-        threads = require_integer("server", "commit_threads", commit_threads, low=1)
-        self.commits = ChosenPath(commit_path, rule, self.layout, threads=threads, groups=groups, leases=leases)
+        self.commits = ChosenPath(
+            commit_path, rule, self.layout,
+            threads=require_integer("server", "commit_threads", commit_threads, low=1), groups=groups, leases=leases,
+            probe_every=require_integer("server", "probe_every", probe_every, low=0), probe_rules=probe_rules,
+        )  # fmt: skip
+        self.backups = Backups(compared=self.commits.reads_backup)
         self.buffers = BufferStore(buffers or {}, batchnorm)
         self.participants = Participants(self.consistency, leases)
         self._waiting, self._fruitless = WaitingPushes(), 0
@@ -135,6 +131,11 @@ class ParameterServer:
     def read_version(self, worker: int) -> int:
         """The version this worker last pulled; 0 before its first pull."""
         return self.backups.version_of(worker)
+
+    def wants_probe(self, worker: int) -> bool:
+        """Whether this worker's next push is to bring ``again``: late, at a probe, and a commit of its own."""
+        late = self.version - self.read_version(worker)
+        return not self.consistency.barrier and self.commits.wants_probe(self.version, staleness=late)
 
     def ready(self) -> list[int]:
         """Workers that may read now, hold no outstanding pull, and for whom there is something to compute."""
@@ -173,6 +174,7 @@ class ParameterServer:
         samples: int | None = None,
         loss: float | None = None,
         buffers: Mapping[str, Tensor] | None = None,
+        again: Tensor | Sequence[Tensor] | None = None,
     ) -> PushResult:
         """Hand in a gradient computed on this worker's last pull (or on w_0 before its first).
 
@@ -184,6 +186,7 @@ class ParameterServer:
             samples: how many samples, to weigh contributions; by default the lease's, else 1.
             loss: mean loss of the batch, for the record.
             buffers: model buffers after the forward pass.
+            again: the same samples' gradient at the server's weights of now, for a probe; see `wants_probe`.
 
         Raises:
             GradientError: for a gradient that does not fit the weights. Nothing was changed.
@@ -192,18 +195,12 @@ class ParameterServer:
         record = self.participants.record(worker)
         held = lease or record.lease
         count = samples if samples is not None else held.samples if held else 1
-        return self.receive(
-            Push(
-                worker=worker,
-                gradient=self.layout.pack_gradient(grads),
-                lease=held,
-                samples=require_integer("push", "samples", count, low=1),
-                incarnation=record.incarnation,
-                sequence=seq,
-                loss=loss,
-                buffers=buffers or {},
-            )
-        )
+        push = Push(
+            worker, self.layout.pack_gradient(grads), held, require_integer("push", "samples", count, low=1),
+            incarnation=record.incarnation, sequence=seq, loss=loss, buffers=buffers or {},
+            again=None if again is None else self.layout.pack_gradient(again),
+        )  # fmt: skip
+        return self.receive(push)
 
     def receive(self, push: Push, *, lasting: bool = False) -> PushResult:
         """Take in a push whose gradient is already one flat buffer in the server's layout.
@@ -305,23 +302,23 @@ class ParameterServer:
         measure = self._measure_every > 0 and self.version % self._measure_every == 0
         placed = [push.worker for push, _ in entries if self.backups.place_of(push.worker) is not None]
         mirrors = [self.backups.of(worker) for worker in placed]
-        ratio = self.commits.path.apply(self._flat, parts, measure=measure, mirrors=mirrors)
+        ratio, quality = self.commits.apply(self._flat, parts, measure=measure, mirrors=mirrors)
         staleness = self.version - next(read for push, read in entries if push.worker == worker)
         self.version += 1
         for member in placed:
             self.backups.wrote(member, self.version)
         for push, _ in entries:
             self._close(push)
-        return Commit(self.version, worker, staleness, contributions_of(entries), lr, live, ratio)
+        return Commit(self.version, worker, staleness, contributions_of(entries), lr, live, ratio, quality)
 
     def _part(self, push: Push, read: int, lr: float, total: int, live: int) -> Part:
         staleness = self.version - read
         facts = Facts(staleness, lr, self.version, live, self.version, total)
-        backup = self.backups.of(push.worker) if self.rule.compensation.reads_backup else self._flat
+        backup = self.backups.of(push.worker) if self.commits.reads_backup else self._flat
         weight = push.samples / total
         if self.max_staleness is not None and staleness > self.max_staleness:
             weight *= self.max_staleness / staleness
-        return Part(push.worker, push.gradient, backup, facts, weight)
+        return Part(push.worker, push.gradient, backup, facts, weight, push.again)
 
     def _close(self, push: Push) -> None:
         """Book a committed push: its samples, its lease and its buffers."""
@@ -363,7 +360,7 @@ class ParameterServer:
             "samples_applied": self.samples_applied,
             "weights": self._flat.clone(),
             "backups": self.backups.state_dict(),
-            "path": self.commits.path.state_dict(),
+            "path": self.commits.state_dict(),
             "buffers": self.buffers.state_dict(),
             "consistency": self.consistency.state_dict(),
             "leases": None if self.leases is None else self.leases.state_dict(under_way=under_way),
@@ -384,7 +381,7 @@ class ParameterServer:
         self.version, self.samples_applied = state["version"], state["samples_applied"]
         self._flat.copy_(state["weights"])
         self.backups.load_state_dict(state["backups"], like=self._flat)
-        self.commits.path.load_state_dict(state["path"])
+        self.commits.load_state_dict(state["path"])
         self.buffers.load_state_dict(state["buffers"])
         self.consistency.load_state_dict(state["consistency"])
         if self.leases is not None and state["leases"] is not None:
@@ -396,5 +393,5 @@ class ParameterServer:
     def bytes_held(self) -> dict[str, int]:
         """Bytes held now: weights, backups, rule state, and copies of gradients that wait for their round."""
         weights, backups = self._flat.numel() * self._flat.element_size(), self.backups.bytes_held()
-        state, held = self.commits.path.state_bytes(), self._waiting.bytes_held()
+        state, held = self.commits.state_bytes(), self._waiting.bytes_held()
         return {"weights": weights, "backups": backups, "state": state, "held": held}

@@ -336,8 +336,8 @@ def finer(trials: Sequence[Trial], number: int) -> list[_Setting]:
     steps = [sign * (k + 1) for k in range(number // 2) for sign in (-1, 1)]
     rule = make_rule(best.rule)
     name = rule.compensation.strength
-    if name is not None:
-        value = getattr(rule.compensation, name)
+    value: Any = getattr(rule.compensation, name) if name else ""
+    if name is not None and not isinstance(value, str):  # "auto" is chosen while it trains
         return [(best.lr, make_rule(best.rule, **{name: value * _STRENGTH_STEP**step}).spec) for step in steps]
     gap = min((abs(math.log(trial.lr / best.lr)) for trial in trials if trial.lr != best.lr), default=math.log(_STEP))
     return [(_rounded(best.lr * math.exp(gap * step / (number // 2 + 1))), best.rule) for step in steps]

@@ -18,13 +18,14 @@ from tardigrad.rules.base import Rule
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One contribution as the commit sees it: flat buffers, its facts, and its weight in the sum."""
+    """One contribution as the commit sees it: flat buffers, its facts, and its weight in the sum; see `Push.again`."""
 
     worker: int
     gradient: Tensor
     backup: Tensor
     facts: Facts
     weight: float = 1.0
+    again: Tensor | None = None
 
 
 class CommitPath(ABC):
@@ -73,6 +74,10 @@ class CommitPath(ABC):
 
         The new weights are also written into each of ``mirrors``, in the same pass; a part's backup may be one of them.
         """
+
+    def remembered(self, part: Part) -> Part:
+        """The contribution with what the path remembers of earlier ones; a part that has it already stays as it is."""
+        return part
 
     def concluded(self, part: Part, sums: Iterable[Mapping[str, Tensor]]) -> Part:
         """The contribution with what a read pass made known, from the sums over the pieces."""

@@ -184,7 +184,7 @@ def compiler() -> str | None:
 
 
 def _given(facts: Facts, weight: float, stretch: Stretch, cut: slice) -> Given:
-    return given(facts, weight, lr_factor=stretch.lr_factor, place=cut.start)
+    return given(facts, weight, lr_factor=stretch.lr_factor, gain=stretch.gain(facts), place=cut.start)
 
 
 def _cut(state: dict[str, Tensor], cut: slice) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ where the rule is elementwise: each is a block, whose memory the allocator hands
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -45,9 +45,9 @@ class Piece:
 
     def told(self, facts: Facts, *, placed: bool = False) -> Facts:
         """The facts as they are for this piece; where it lies only if ``placed``, since a copy takes its time."""
-        factor = self.stretch.lr_factor
-        if factor != 1.0:
-            facts = replace(facts, lr=facts.lr * factor)
+        factor, gain = self.stretch.lr_factor, self.stretch.gain(facts)
+        if factor != 1.0 or gain != 1.0:
+            facts = replace(facts, lr=facts.lr * factor, gain=gain)
         return replace(facts, place=self.start) if placed and self.start else facts
 
 
@@ -75,6 +75,8 @@ class ExactPath(CommitPath):
         if block is None:
             block = layout.size if layout.device.type == "cuda" else _BLOCK
         self._placed = rule.compensation.reads_place
+        if rule.compensation.window_plan is not None and rule.compensation.scope != "model":
+            raise InvalidArgument(f"{rule.name}: a rule with a window_plan sees all weights at once: scope = 'model'.")
         first, second = rule.compensation.scope, rule.optimizer.scope
         if "element" in (first, second) or first == second:  # what is elementwise may be cut as the other wants it
             scope = max(first, second, key=_WIDTH.__getitem__)
@@ -91,7 +93,7 @@ class ExactPath(CommitPath):
         """Apply one commit in place; see the base class."""
         norms = [0.0, 0.0] if measure else None
         with threads(self.threads):
-            parts = [self._measured(weights, part) for part in parts]
+            parts = [self._measured(weights, self.remembered(part)) for part in parts]
             for piece in self._pieces:
                 g = self._compensated(piece.of(weights), parts, piece, norms)
                 if self._between is None:
@@ -102,6 +104,27 @@ class ExactPath(CommitPath):
                 for piece in self._steps:
                     self._step(weights, piece.of(self._between), piece, parts[-1].facts, mirrors)
         return None if norms is None else math.sqrt(norms[0] / norms[1]) if norms[1] > 0.0 else 0.0
+
+    @torch.no_grad()
+    def compensated(self, weights: Tensor, part: Part, *, advance: bool) -> Iterator[tuple[Piece, Tensor]]:
+        """The compensated contribution, piece by piece, to be read to its end; the weights stay as they are.
+
+        Args:
+            weights: flat.
+            part: of the window, where there is one, it is already; see `remembered`.
+            advance: whether the rule's state becomes what it is after this contribution.
+        """
+        part = self._measured(weights, part)
+        for piece in self._pieces:
+            yield piece, self._repaired(piece.of(weights), part, piece, advance=advance)
+
+    def remembered(self, part: Part) -> Part:
+        """The contribution with the window of the last gradients, its own included, where the rule wants one."""
+        window = self.state.window
+        if window is None or part.facts.window is not None:
+            return part
+        window.add(part.gradient, live=part.facts.live)
+        return replace(part, facts=replace(part.facts, window=window))
 
     def _measured(self, weights: Tensor, part: Part) -> Part:
         """The contribution with the numbers over the whole vector that the compensation asks for."""
@@ -119,13 +142,9 @@ class ExactPath(CommitPath):
         """The weighted sum of the compensated contributions over one piece of the buffer."""
         total: Tensor | None = None
         for part in parts:
-            g, backup = piece.of(part.gradient), piece.of(part.backup)
-            state = {name: piece.of(tensor) for name, tensor in self.state.of(part.worker).items()}
-            facts = piece.told(part.facts, placed=self._placed)
-            repaired, after = self.rule.compensation.compensate(g, w, backup, state, facts)
-            for name, tensor in after.items():
-                state[name].copy_(tensor)
+            repaired = self._repaired(w, part, piece, advance=True)
             if norms is not None:
+                g = piece.of(part.gradient)
                 for place, norm in enumerate(_norms(repaired - g, g)):
                     norms[place] += norm**2
             if part.weight != 1.0:
@@ -133,6 +152,16 @@ class ExactPath(CommitPath):
             total = repaired if total is None else total.add(repaired)
         assert total is not None
         return total
+
+    def _repaired(self, w: Tensor, part: Part, piece: Piece, *, advance: bool) -> Tensor:
+        """One compensated contribution over one piece of the buffer; ``advance``: its state is kept."""
+        g, backup = piece.of(part.gradient), piece.of(part.backup)
+        state = {name: piece.of(tensor) for name, tensor in self.state.of(part.worker).items()}
+        facts = piece.told(part.facts, placed=self._placed)
+        repaired, after = self.rule.compensation.compensate(g, w, backup, state, facts)
+        for name, tensor in after.items() if advance else ():
+            state[name].copy_(tensor)
+        return repaired
 
     def _step(self, weights: Tensor, g: Tensor, piece: Piece, facts: Facts, mirrors: Sequence[Tensor]) -> None:
         w = piece.of(weights)

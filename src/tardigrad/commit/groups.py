@@ -10,6 +10,7 @@ from tardigrad.errors import InvalidArgument
 from tardigrad.hyperparameters import require_integer, require_number
 from tardigrad.layout import FlatLayout
 from tardigrad.optimizers.base import Optimizer
+from tardigrad.records import Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,10 @@ class Stretch:
     last: int
     lr_factor: float
     optimizer: Optimizer
+
+    def gain(self, facts: Facts) -> float:
+        """`Optimizer.gain` at the longest delay to be reckoned with: a commit of every other worker, or this one's."""
+        return self.optimizer.gain(max(facts.staleness, facts.live))
 
 
 def stretches(layout: FlatLayout, optimizer: Optimizer, groups: Sequence[ParameterGroup]) -> list[Stretch]:

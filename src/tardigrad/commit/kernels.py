@@ -35,23 +35,26 @@ _COUNTING: Any = _symbols.patch(use_duck_shape=False)  # type: ignore[attr-defin
 Given = tuple[Tensor, tuple[int, ...], tuple[str, ...]]
 """What every function is given of a contribution's `Facts`, beside its tensors: numbers, counts, names.
 
-numbers: learning rate, weight in the sum, and the measured numbers, float64 of shape (2 + names,), on the CPU.
+numbers: learning rate, weight in the sum, strength, gain, then the measured ones: float64 of shape (4 + names,), on the
+CPU.
 counts: staleness, version, live, step, samples, read_pass and place, each plus 2.
 names: of the measured numbers.
 """
 
 
-def given(facts: Facts, weight: float, *, lr_factor: float, place: int) -> Given:
+def given(facts: Facts, weight: float, *, lr_factor: float, gain: float, place: int) -> Given:
     """The facts of a contribution for one stretch of the buffer."""
     counts = (facts.staleness, facts.version, facts.live, facts.step, facts.samples, facts.read_pass, place)
-    numbers = torch.tensor((facts.lr * lr_factor, weight, *facts.measured.values()), dtype=torch.float64)
-    return numbers, tuple(count + _SHIFT for count in counts), tuple(facts.measured)
+    numbers = (facts.lr * lr_factor, weight, facts.strength, gain, *facts.measured.values())
+    told = torch.tensor(numbers, dtype=torch.float64)
+    return told, tuple(count + _SHIFT for count in counts), tuple(facts.measured)
 
 
 def _facts(numbers: Tensor, counts: tuple[int, ...], names: tuple[str, ...]) -> Facts:
     staleness, version, live, step, samples, read_pass, place = [count - _SHIFT for count in counts]
-    measured = {name: numbers[2 + number].item() for number, name in enumerate(names)}
-    return Facts(staleness, numbers[0].item(), version, live, step, samples, measured, read_pass, place)
+    measured = {name: numbers[4 + number].item() for number, name in enumerate(names)}
+    lr, strength, gain = numbers[0].item(), numbers[2].item(), numbers[3].item()
+    return Facts(staleness, lr, version, live, step, samples, measured, read_pass, place, gain, strength=strength)
 
 
 class Kernels:

@@ -9,6 +9,7 @@ from tardigrad.layout import FlatLayout
 from tardigrad.optimizers.base import Optimizer, State
 from tardigrad.rules.base import Compensation
 from tardigrad.scopes import SHARED
+from tardigrad.window import Window
 
 
 class RuleState:
@@ -16,6 +17,7 @@ class RuleState:
 
     Attributes:
         optimizer: the optimizer's tensors.
+        window: the last gradients, where the compensation wants them.
     """
 
     def __init__(self, compensation: Compensation, optimizers: Sequence[Optimizer], layout: FlatLayout) -> None:
@@ -25,6 +27,8 @@ class RuleState:
         self._own: dict[int, State] = {}
         names = dict.fromkeys(name for optimizer in optimizers for name in optimizer.state_spec())
         self.optimizer: State = {name: layout.zeros() for name in names}
+        plan = compensation.window_plan
+        self.window = None if plan is None else Window(plan, layout)
 
     def of(self, worker: int) -> State:
         """The compensation's tensors for one worker: its own and the shared ones."""
@@ -44,7 +48,7 @@ class RuleState:
                 worker: {name: tensor.clone() for name, tensor in held.items() if name not in self._shared}
                 for worker, held in self._own.items()
             },
-        }
+        } | ({} if self.window is None else {"window": self.window.state_dict()})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
@@ -52,6 +56,8 @@ class RuleState:
             tensor.copy_(state["optimizer"][name])
         for name, tensor in self._shared.items():
             tensor.copy_(state["shared"][name])
+        if self.window is not None:
+            self.window.load_state_dict(state["window"])
         self._own.clear()
         for worker, held in state["workers"].items():
             own = self.of(int(worker))
@@ -62,4 +68,5 @@ class RuleState:
         """Bytes of all tensors held now."""
         tensors = [*self.optimizer.values(), *self._shared.values()]
         tensors += [t for held in self._own.values() for name, t in held.items() if name not in self._shared]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return held + (0 if self.window is None else self.window.bytes_held())

@@ -206,6 +206,7 @@ class Job:
         limits: when a worker counts as failed, and what follows.
         speeds: for real workers, how fast each is: in (0, 1], one for each, or empty.
         steering: shows the run to the outside and takes wishes from there.
+        prober: computes the second gradients of probes, on the server's device; None: ``body`` does.
     """
 
     server: ParameterServer
@@ -222,6 +223,7 @@ class Job:
     limits: Limits = Limits()
     speeds: Sequence[float] = ()
     steering: Steering | None = None
+    prober: Worker | None = None
 
 
 class Engine(ABC):

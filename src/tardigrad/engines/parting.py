@@ -20,8 +20,8 @@ class Difference:
     """The first thing of its kind that the log says and a replay does not.
 
     Attributes:
-        kind: lease, version, incarnation, staleness, lr, live, contributions, samples, loss, norm, rejection, digest,
-            weights or end.
+        kind: lease, version, incarnation, staleness, lr, live, contributions, samples, loss, norm, probe, rejection,
+            digest, weights or end.
         line: of the log, counted over all its files; the header is line 1. 0 where it is of no line.
         version: of the weights it tells something about.
         logged: what the run said.

@@ -17,8 +17,20 @@ import torch
 
 from tardigrad.engines.base import Engine, EvaluationClock, Job
 from tardigrad.engines.parting import Parting
+from tardigrad.engines.probing import computed_push
 from tardigrad.errors import Diverged, InvalidArgument, ProtocolError, ReplayError
-from tardigrad.records import Commit, Contribution, Failure, Held, Lease, Push, PushResult, Rejected, Snapshot
+from tardigrad.records import (
+    Commit,
+    Contribution,
+    Failure,
+    Held,
+    Lease,
+    Push,
+    PushResult,
+    Rejected,
+    Snapshot,
+    probe_columns,
+)
 
 _PUSHES = ("commit", "held", "reject")
 
@@ -72,7 +84,9 @@ class ReplayedEngine(Engine):
             "fail": (7, self._fail),
             "note": (2, self._note),
             "digest": (2, self._digest),
+            "probe": (5, self._probe),
         }
+        self._last: Commit | None = None
 
     def run(self, pause: Callable[[], bool] | None = None) -> bool:
         """Replay to the log's end, or to ``until``; see the base class."""
@@ -180,11 +194,21 @@ class ReplayedEngine(Engine):
             raise self._contradiction("a commit is due only later")
         self._compare_commit(result, lr, live, [_contribution(part) for part in parts])
         self._held.difference_update(part.worker for part in result.contributions)
+        self._last = result
         for observer in self.job.observers:
             observer.committed(time, result)
         self._clock.committed(time, result)
         if self._evaluate_at is not None and version in self._evaluate_at:
             self._clock.evaluate(time)
+
+    def _probe(self, time: float, version: int, *found: Any) -> None:
+        """Compare what the run's probe of this commit found."""
+        last = self._last
+        if last is None:  # its commit was replayed before this engine was restored
+            return
+        if last.version != version or last.quality is None:
+            raise self._contradiction(f"a probe of version {version}, where none was due")
+        self.parting.check("probe", list(found), probe_columns(last.quality), version=version, worker=last.worker)
 
     def _hold(
         self, time: float, worker: int, incarnation: int, read: int, lease: Sequence[int] | None, samples: int,
@@ -248,7 +272,7 @@ class ReplayedEngine(Engine):
         snapshot = self._snapshots.pop(worker, None)
         if snapshot is None:
             raise self._contradiction(f"worker {worker} pushes, but it has not pulled since its last push")
-        push = self.job.body.compute(worker, snapshot)
+        push = computed_push(self.job, worker, snapshot)
         device = self.job.server.layout.device
         if push.gradient.device == device:
             return push

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tardigrad.engines.base import Engine, EvaluationClock, Job
 from tardigrad.engines.lives import Lives
+from tardigrad.engines.probing import computed_push
 from tardigrad.errors import Diverged
 from tardigrad.faults import Fault
 from tardigrad.records import Commit, Failure, Held, Push, PushResult, Snapshot
@@ -97,7 +98,7 @@ class SimulatedEngine(Engine):
         if fault is not None and fault.kind in ("kill", "raise", "hang"):
             self._fail(worker, snapshot, fault)
         else:
-            push = self.job.body.compute(worker, snapshot)
+            push = computed_push(self.job, worker, snapshot)
             self._receive(_corrupted(push) if fault is not None and fault.kind == "corrupt" else push)
         self._start_ready()
 

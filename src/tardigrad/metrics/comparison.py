@@ -24,7 +24,7 @@ from tardigrad.metrics.variants import variant_labels
 
 ORDER = (
     *("sequential", "ssgd", "ssgd-linear", "m-synchronous"),
-    *("asgd", "staleness-lr", "dc-asgd-c", "dc-asgd-a", "dc-asgd"),
+    *("asgd", "staleness-lr", "dc-asgd-c", "dc-asgd-a", "dc-asgd", "dc-lowrank"),
     *("clipping", "sign-flipped", "sign-random", "its-length", "its-direction"),
 )
 

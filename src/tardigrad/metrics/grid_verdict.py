@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from tardigrad.metrics.caveats import caveats
 from tardigrad.metrics.cells import Cell, Series
 from tardigrad.metrics.comparison import Comparison
+from tardigrad.metrics.quality import quality_sentences
 from tardigrad.metrics.quantities import counted, listing, points, rate, seconds, spread, with_unit
 from tardigrad.metrics.relations import against, diverged_words, penalty, relation, sorted_against, with_workers
 from tardigrad.metrics.scores import choice_score
@@ -26,6 +27,7 @@ def grid_verdict(comparison: Comparison) -> Verdict:
         Section("The recipe's learning rate, unchanged", tuple(recipe(comparison))),
         Section("Which learning rates each tolerates", tuple(windows(comparison))),
         Section("Time to the same quality", tuple(_times(comparison))),
+        Section("Quality of the compensation", tuple(quality_sentences(comparison))),
         Section("To keep in mind", tuple(caveats(comparison))),
     ]
     headline = f"{comparison.notice} {_headline(comparison)}".lstrip()

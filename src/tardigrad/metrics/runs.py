@@ -128,8 +128,8 @@ class RunRecord:
         """The log's events in order, over all its segments, read as they are asked for; a torn last line ends them.
 
         Args:
-            kind: only events of this kind ("pull", "commit", "held", "reject", "join", "leave", "fail", "digest",
-                "note"); others are not parsed.
+            kind: only events of this kind ("pull", "commit", "probe", "held", "reject", "join", "leave", "fail",
+                "digest", "note"); others are not parsed.
 
         Raises:
             RunDirectoryError: a segment of the log is missing, or a line before the last cannot be read.

@@ -17,6 +17,7 @@ from tardigrad.metrics.contrasts import contrast, own_loss, own_losses
 from tardigrad.metrics.controls import control_sentences
 from tardigrad.metrics.grid_verdict import best_of, best_parallel, own_best, recipe, windows
 from tardigrad.metrics.missing import missing
+from tardigrad.metrics.quality import quality_sentences
 from tardigrad.metrics.quantities import counted, listing, points, rate, seconds, spread, with_unit
 from tardigrad.metrics.relations import evidence, penalty, place_words, relation, with_workers
 from tardigrad.metrics.scores import choice_score
@@ -38,6 +39,7 @@ def tuned_verdict(c: Comparison) -> Verdict:
         Section("Synchronous or asynchronous", tuple(_synchronous(c))),
         Section("Time to the same quality", tuple(_times(c))),
         Section("Which learning rates each tolerates", tuple([*_windows(c, tuning), *_strengths(c, tuning)])),
+        Section("Quality of the compensation", tuple(quality_sentences(c))),
         Section("To keep in mind", tuple([*_bad_choices(c), *caveats(c)])),
     ]
     headline = ("This comparison is not whole yet. " if lacking else "") + _headline(c, tuning)

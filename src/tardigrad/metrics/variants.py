@@ -14,7 +14,7 @@ from tardigrad.specs import parse_spec
 # What a comparison varies, and what changes no result that a comparison is about.
 _FREE = frozenset(
     {
-        *("format", "recipe", "label", "lr", "seed", "workers", "threads", "measure_every"),
+        *("format", "recipe", "label", "lr", "seed", "workers", "threads", "measure_every", "probe_rules"),
         *("imports", "data_dir", "checkpoint_every"),
     }
 )

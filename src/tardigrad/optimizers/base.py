@@ -24,6 +24,14 @@ class Optimizer(ABC):
     name: ClassVar[str]
     scope: ClassVar[Scope] = "element"
 
+    def gain(self, delay: int) -> float:
+        """By how much the step size that a damped curvature estimate must reckon with exceeds lr, >= 1.
+
+        Args:
+            delay: the longest in commits, >= 0.
+        """
+        return 1.0
+
     @abstractmethod
     def state_spec(self) -> Sequence[str]:
         """Names of the state tensors, each shaped as the weights and starting at zero."""

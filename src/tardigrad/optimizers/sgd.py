@@ -26,6 +26,7 @@ from torch import Tensor
 from tardigrad.errors import InvalidArgument
 from tardigrad.hyperparameters import require_flag, require_number
 from tardigrad.optimizers.base import Optimizer, State
+from tardigrad.optimizers.momentum import Momentum
 from tardigrad.records import Facts
 from tardigrad.scopes import Scope
 
@@ -61,6 +62,12 @@ class SGD(Optimizer):
     def state_spec(self) -> Sequence[str]:
         """The velocity v, where there is momentum."""
         return ("velocity",) if self.momentum else ()
+
+    def gain(self, delay: int) -> float:
+        """What momentum adds: so damped, no estimate, however large, is unstable up to this delay; see `Momentum`."""
+        if not self.momentum:
+            return 1.0
+        return Momentum(self.momentum, self.dampening, self.nesterov).damping_gain(delay)
 
     def step(self, w: Tensor, g: Tensor, state: Mapping[str, Tensor], facts: Facts) -> tuple[Tensor, State]:
         """One update; see the module's equations."""

@@ -112,7 +112,7 @@ class RecordedRun:
         self._require_same_layout(job.server.layout.hash)
         if ENGINES.load(self.engine).has_processes and self.config.device != "cpu":  # the server alone was on the CPU
             assert job.blueprint is not None
-            job = replace(job, body=job.blueprint.build_worker(task))
+            job = replace(job, body=job.blueprint.build_worker(task), prober=job.body)
         return job, task
 
     def _commits(self, rule: Rule) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +75,9 @@ def _line(axis: Axes, versions: list[int], ratios: list[float], look: Look) -> f
     return y[-1]
 
 
-def running_median(versions: list[int], ratios: list[float], *, pieces: int = 40) -> tuple[list[float], list[float]]:
+def running_median(
+    versions: Sequence[float], ratios: Sequence[float], *, pieces: int = 40
+) -> tuple[list[float], list[float]]:
     """Medians of up to ``pieces`` consecutive groups of equal size, at the groups' mean version."""
     groups = np.array_split(np.arange(len(versions)), min(pieces, len(versions)))
     x, y = np.asarray(versions, float), np.asarray(ratios, float)

@@ -14,6 +14,7 @@ from tardigrad.report.compensation import compensation
 from tardigrad.report.curves import close_up, error_against
 from tardigrad.report.forest import control_forest, forest
 from tardigrad.report.paper import paper_table
+from tardigrad.report.quality import quality
 from tardigrad.report.rates import error_against_rate
 from tardigrad.report.staleness import staleness, staleness_run
 
@@ -139,6 +140,7 @@ def _mechanism(c: Comparison) -> list[Offer]:
             lambda: compensation(c),
             "No run measured the size of its compensation.",
         ),
+        Offer("quality", _CAPTION_QUALITY, lambda: quality(c)),
     ]
 
 
@@ -202,6 +204,12 @@ def _paper(c: Comparison) -> str:
 _CAPTION_STALENESS = (
     "Staleness: commits between a worker's pull and the commit of its push. Where workers are equal and delays "
     "exponential, theory gives the geometric law."
+)
+_CAPTION_QUALITY = (
+    "What probes found: gradients as each rule compensates them, against the gradient of the same samples at the "
+    "weights of now. Left, how much of the raw gradient's error is left: below 1 the compensation helps. Right, the "
+    "cosine: above the dashed line it helps. Dots: single probes, some beyond the frame; lines: running medians. All "
+    "rules are judged along the one run, on the same gradients."
 )
 _CAPTION_COMPENSATION = (
     "Norm of the compensation over norm of its gradient. Dots: measured commits; lines: running medians. Near or "

@@ -13,7 +13,7 @@ from tardigrad.metrics.scores import metric_of, score
 COLUMNS = (
     "run", "label", "workers", "lr", "seed", "rule", "status", "epoch",
     "validation_final", "validation_last_ten", "test_final", "test_last_ten", "test_best",
-    "staleness_mean", "time", "wall", "memory_total",
+    "staleness_mean", "relative_error_mean", "cosine_mean", "time", "wall", "memory_total",
 )  # fmt: skip
 
 
@@ -32,6 +32,7 @@ def write_rows(runs: Sequence[RunRecord], path: Path) -> None:
         writer.writeheader()
         for run in runs:
             scores, summary = score(run, metric), run.summary or {}
+            own: dict[str, Any] = next(iter(summary.get("quality") or []), {})  # its own rule's
             last: dict[str, Any] = dict(run.evaluations[-1]) if run.evaluations else {}
             row = {
                 "run": run.path.name,
@@ -48,6 +49,8 @@ def write_rows(runs: Sequence[RunRecord], path: Path) -> None:
                 "test_last_ten": scores.test.last_ten,
                 "test_best": scores.test.best,
                 "staleness_mean": summary.get("staleness", {}).get("mean"),
+                "relative_error_mean": own.get("relative_error"),
+                "cosine_mean": own.get("cosine"),
                 "time": last.get("time"),
                 "wall": last.get("wall"),
                 "memory_total": summary.get("memory", {}).get("total"),

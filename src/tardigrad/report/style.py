@@ -51,6 +51,7 @@ LOOKS = {
     "dc-asgd-c": Look("#e69f00", "D"),
     "dc-asgd-a": Look("#009e73", "p"),
     "dc-asgd": Look("#b0508c", "*"),
+    "dc-lowrank": Look("#4b2ca0", "8"),
     "m-synchronous": Look("#1f3f99", "<", "--"),
     "clipping": Look("#6b6b6b", "X", "--"),
     "sign-flipped": Look("#882255", "d", "--"),

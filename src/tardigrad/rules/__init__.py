@@ -9,6 +9,7 @@ COMPENSATIONS = Registry(
     {
         "asgd": "tardigrad.rules.asgd:ASGD",
         "dc-asgd": "tardigrad.rules.dc_asgd:DCASGD",
+        "dc-lowrank": "tardigrad.rules.dc_lowrank:DCLowRank",
         "dc-asgd-c": "tardigrad.rules.dc_asgd:DCASGDConstant",
         "dc-asgd-a": "tardigrad.rules.dc_asgd:DCASGDAdaptive",
         "staleness-lr": "tardigrad.rules.staleness_lr:StalenessLR",

@@ -16,6 +16,7 @@ from tardigrad.records import Facts
 from tardigrad.rules import COMPENSATIONS
 from tardigrad.scopes import Scope, Sharing
 from tardigrad.specs import Spec, format_spec, keywords_of, options_of, parse_spec, unknown_keyword
+from tardigrad.window import WindowPlan
 
 
 class Compensation(ABC):
@@ -33,6 +34,9 @@ class Compensation(ABC):
             rate; None where there is none.
         reads_place: whether `compensate` reads ``facts.place``, so that it matters where in the buffer a weight lies.
         read_passes: how often `measure` must have seen the whole vector before `compensate`; each costs a pass more.
+        window_plan: which of the last gradients of all workers are kept for it, in ``facts.window``; needs the scope
+            ``model``. None: none.
+        follows_probes: whether its strength is multiplied by ``facts.strength``, which probes choose.
     """
 
     name: ClassVar[str]
@@ -42,6 +46,13 @@ class Compensation(ABC):
     strength: ClassVar[str | None] = None
     reads_place: ClassVar[bool] = False
     read_passes: ClassVar[int] = 0
+    window_plan: ClassVar[WindowPlan | None] = None
+    follows_probes: ClassVar[bool] = False
+
+    @property
+    def followed(self) -> Compensation:
+        """Whose compensation ``facts.strength`` is fitted to: its own, unless that is spoilt. It has the same state."""
+        return self
 
     def state_spec(self) -> Mapping[str, Sharing]:
         """Names of the state tensors (shaped as the weights, starting at zero), kept per worker or shared."""

@@ -41,6 +41,7 @@ from tardigrad.records import Facts
 from tardigrad.rules.asgd import ASGD
 from tardigrad.rules.base import Compensation, Rule, make_rule
 from tardigrad.scopes import Scope, Sharing
+from tardigrad.window import WindowPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,21 @@ class Control(Compensation):
     def read_passes(self) -> int:  # type: ignore[override]  # as above
         """As the wrapped rule."""
         return self.inner.read_passes
+
+    @property
+    def window_plan(self) -> WindowPlan | None:  # type: ignore[override]  # as above
+        """As the wrapped rule."""
+        return self.inner.window_plan
+
+    @property
+    def follows_probes(self) -> bool:  # type: ignore[override]  # as above
+        """As the wrapped rule."""
+        return self.inner.follows_probes
+
+    @property
+    def followed(self) -> Compensation:
+        """The wrapped rule: a control is as strong as what it spoils."""
+        return self.inner
 
     def state_spec(self) -> Mapping[str, Sharing]:
         """The wrapped rule's state."""

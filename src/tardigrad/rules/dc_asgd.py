@@ -41,7 +41,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from tardigrad.hyperparameters import require_flag, require_number
+from tardigrad.hyperparameters import STRENGTH_AUTO, require_flag, require_number, require_strength
 from tardigrad.optimizers.base import State
 from tardigrad.records import Facts
 from tardigrad.rules.base import Compensation
@@ -51,14 +51,19 @@ from tardigrad.scopes import PER_WORKER, SHARED, Scope, Sharing
 def damped_relative(g: Tensor, w: Tensor, backup: Tensor, root: Tensor, *, strength: float) -> Tensor:
     """r where the curvature estimate E = lambda_t g^2 is damped: (w - backup) g / (root + lr lambda0 g^2).
 
-    That is (lambda_t / lambda0) g (w - backup) / (1 + lr E), with one division for two.
+    That is (lambda_t / lambda0) g (w - backup) / (1 + s E), with one division for two.
 
     Args:
         g, w, backup: tensors of one shape.
         root: lambda0 / lambda_t, of that shape or of none.
-        strength: lr lambda0.
+        strength: s lambda0, s the step size lr times `Optimizer.gain`.
     """
     return w.sub(backup).mul_(g).div_(root.addcmul(g, g, value=strength))
+
+
+def lambda0_now(chosen: float | str, automatic: float, facts: Facts) -> float:
+    """The number chosen; of "auto" the registered default, as strong as probes have found best."""
+    return automatic * facts.strength if isinstance(chosen, str) else chosen
 
 
 def delay_compensated(g: Tensor, relative: Tensor, *, lambda0: float, clip: float | None) -> Tensor:
@@ -80,7 +85,7 @@ class DCASGDConstant(Compensation):
 
     Args:
         lambda0: >= 0; 0.04 in the paper's CIFAR-10 runs; 0 is ASGD. The term is quadratic in the gradient: its
-            relative size changes with the scale of the loss.
+            relative size changes with the scale of the loss. "auto": 0.04 times a factor that follows probes.
         clip_compensation: bound > 0 per coordinate on the compensation relative to its gradient, or None.
         damped: replace the curvature estimate E by E / (1 + lr E).
     """
@@ -91,7 +96,9 @@ class DCASGDConstant(Compensation):
     baseline: ClassVar[str] = "asgd"
     strength: ClassVar[str | None] = "lambda0"
 
-    lambda0: float = 0.04
+    automatic: ClassVar[float] = 0.04
+
+    lambda0: float | str = 0.04
     clip_compensation: float | None = None
     damped: bool = False
 
@@ -99,17 +106,23 @@ class DCASGDConstant(Compensation):
         """Refuse values outside their ranges."""
         _require_safeguards(self.name, self.lambda0, self.clip_compensation, self.damped)
 
+    @property
+    def follows_probes(self) -> bool:  # type: ignore[override]  # the base declares it per class
+        """Whether lambda0 is "auto"."""
+        return self.lambda0 == STRENGTH_AUTO
+
     def compensate(
         self, g: Tensor, w: Tensor, backup: Tensor, state: Mapping[str, Tensor], facts: Facts
     ) -> tuple[Tensor, State]:
         """Eq. 10 with a constant lambda."""
         if facts.staleness == 0 or self.lambda0 == 0.0:
             return g, {}
+        lambda0 = lambda0_now(self.lambda0, self.automatic, facts)
         if self.damped:
-            relative = damped_relative(g, w, backup, g.new_ones(()), strength=facts.lr * self.lambda0)
+            relative = damped_relative(g, w, backup, g.new_ones(()), strength=facts.lr * facts.gain * lambda0)
         else:
             relative = w.sub(backup).mul_(g)
-        return delay_compensated(g, relative, lambda0=self.lambda0, clip=self.clip_compensation), {}
+        return delay_compensated(g, relative, lambda0=lambda0, clip=self.clip_compensation), {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +130,7 @@ class DCASGDAdaptive(Compensation):
     """DC-ASGD-a: lambda_t = lambda0 / sqrt(mean_square + eps).
 
     Args:
-        lambda0: >= 0; 2 in the paper; 0 is ASGD.
+        lambda0: >= 0; 2 in the paper; 0 is ASGD. "auto": 2 times a factor that follows probes.
         mean_square_decay: m of Eq. 14, in [0, 1); 0.95 for CIFAR-10, 0 for ImageNet in the paper.
         eps: > 0, inside the root; 1e-7 in the paper.
         clip_compensation: bound > 0 per coordinate on the compensation relative to its gradient, or None.
@@ -131,7 +144,9 @@ class DCASGDAdaptive(Compensation):
     baseline: ClassVar[str] = "asgd"
     strength: ClassVar[str | None] = "lambda0"
 
-    lambda0: float = 2.0
+    automatic: ClassVar[float] = 2.0
+
+    lambda0: float | str = 2.0
     mean_square_decay: float = 0.95
     eps: float = 1e-7
     clip_compensation: float | None = None
@@ -144,6 +159,11 @@ class DCASGDAdaptive(Compensation):
         require_number(self.name, "mean_square_decay", self.mean_square_decay, low=0.0, high=1.0, include_high=False)
         require_number(self.name, "eps", self.eps, low=0.0, high=1.0, include_low=False)
         require_flag(self.name, "shared", self.shared)
+
+    @property
+    def follows_probes(self) -> bool:  # type: ignore[override]  # the base declares it per class
+        """Whether lambda0 is "auto"."""
+        return self.lambda0 == STRENGTH_AUTO
 
     def state_spec(self) -> Mapping[str, Sharing]:
         """The mean square of Eq. 14; none where mean_square_decay is 0, since it is then g^2 itself."""
@@ -163,12 +183,13 @@ class DCASGDAdaptive(Compensation):
             after = {"mean_square": mean_square}
         if facts.staleness == 0 or self.lambda0 == 0.0:
             return g, after
+        lambda0 = lambda0_now(self.lambda0, self.automatic, facts)
         spread = mean_square.add(self.eps)  # its root is lambda0 / lambda_t
         if self.damped:
-            relative = damped_relative(g, w, backup, spread.sqrt_(), strength=facts.lr * self.lambda0)
+            relative = damped_relative(g, w, backup, spread.sqrt_(), strength=facts.lr * facts.gain * lambda0)
         else:
             relative = w.sub(backup).mul_(spread.rsqrt_().mul_(g))
-        return delay_compensated(g, relative, lambda0=self.lambda0, clip=self.clip_compensation), after
+        return delay_compensated(g, relative, lambda0=lambda0, clip=self.clip_compensation), after
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +201,14 @@ class DCASGD(DCASGDAdaptive):
 
     name: ClassVar[str] = "dc-asgd"
 
-    lambda0: float = 8.0
+    automatic: ClassVar[float] = 8.0
+
+    lambda0: float | str = 8.0
     damped: bool = True
 
 
-def _require_safeguards(owner: str, lambda0: float, clip: float | None, damped: bool) -> None:
-    require_number(owner, "lambda0", lambda0, low=0.0, high=float("inf"), include_high=False)
+def _require_safeguards(owner: str, lambda0: float | str, clip: float | None, damped: bool) -> None:
+    require_strength(owner, "lambda0", lambda0)
     require_flag(owner, "damped", damped)
     if clip is not None:
         require_number(

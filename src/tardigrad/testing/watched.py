@@ -27,6 +27,8 @@ def _watched_compensation(inner: Compensation) -> Compensation:
         baseline = inner.baseline
         reads_place = inner.reads_place
         read_passes = inner.read_passes
+        window_plan = inner.window_plan
+        follows_probes = inner.follows_probes
 
         def state_spec(self) -> Mapping[str, Sharing]:
             return inner.state_spec()

@@ -1,1 +1,1 @@
-"""What theory says a run should look like; the simulator is checked against it."""
+"""What theory says: the staleness a run should show, and when delayed, compensated descent is stable."""

@@ -26,6 +26,7 @@ from tardigrad.engines.local.places import device_of, require_no_child, require_
 from tardigrad.engines.local.processes import Duty
 from tardigrad.engines.local.station import Station
 from tardigrad.engines.local.timers import Timers
+from tardigrad.engines.probing import probed
 from tardigrad.errors import Diverged, InvalidArgument
 from tardigrad.faults import Fault
 from tardigrad.records import Commit, Failure, Held, Push, PushResult, Rejected, Snapshot
@@ -181,6 +182,7 @@ class LocalEngine(Engine):
             norm=answer.norm,
             loss=answer.loss,
             buffers=station.up.buffers,
+            again=probed(self.job, worker, snapshot),
         )
         try:
             result = self.job.server.receive(push, lasting=True)
