@@ -186,6 +186,22 @@ def test_a_low_rank_estimate_with_a_remainder_outside_its_span(delay, momentum):
                 assert grown < 1.0
 
 
+@pytest.mark.parametrize(
+    ("hessian", "estimate", "step", "delay", "certain"),
+    [
+        ([0.3, 0.01], [9.0, 0.0], 1.0, 8, True),
+        ([0.3, -0.01], [9.0, 0.0], 1.0, 8, False),  # downhill for ever
+        ([0.3, 0.01], [9.0, 0.0], None, 8, False),  # not damped
+        ([1.9, 0.1], [9.0, 0.0], None, 0, True),  # nothing is late, so nothing is compensated
+        ([2.1, 0.1], [9.0, 0.0], None, 0, False),
+    ],
+)
+def test_what_else_a_bounded_delay_needs(hessian, estimate, step, delay, certain):
+    case = {"lr": 1.0, "delay": delay, "step": step}
+    assert stable_up_to(np.diag(hessian), np.diag(estimate), **case) is certain
+    assert (growth(np.diag(hessian), np.diag(estimate), **case) < 1.0) is certain
+
+
 @pytest.mark.parametrize("optimizer", [o for o in OPTIMIZERS if "dampening" not in o], ids=str)
 @pytest.mark.parametrize("delay", [0, 1, 2, 7, 64])
 def test_plain_limit_is_where_plain_descent_turns(optimizer, delay):
