@@ -96,6 +96,15 @@ def test_the_simulators_server_holds_what_is_planned(rule, consistency):
             assert peaks[measured] == expected, names
 
 
+def test_what_probes_judge_is_planned_too():
+    judged = ("dc-asgd-a", "dc-lowrank(window=9)", "asgd")
+    config = SMALL.replace(rule="dc-asgd-c", probe_every=3, probe_rules=judged, delay="exponential", lr=1e-3)
+    planned, peaks = memory_needed(Subject.of(config)), peaks_of(config).peaks
+    assert planned.of("rule state") == 0
+    assert peaks["state"] == planned.of("probes") - 2 * planned.copy
+    assert memory_needed(Subject.of(config.replace(probe_every=0, probe_rules=()))).of("probes") == 0
+
+
 def test_the_local_servers_slots_are_what_is_planned():
     """In rounds, which make sure that both workers push, however late one of them starts."""
     config = SMALL.replace(engine="local", workers=2, rule="dc-asgd-a", lr=1e-3, task="digits", batch_size=64, epochs=1)

@@ -6,7 +6,7 @@ algorithm's: activations of a batch, the data set, PyTorch itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -57,8 +57,10 @@ def total(parts: tuple[Part, ...]) -> int:
     return sum(part.bytes for part in parts)
 
 
-def simulated_memory(rule: Rule, layout: FlatLayout, *, workers: int, consistency: Consistency) -> Memory:
-    """Of workers that share the server's process, as in the simulator and a replay."""
+def simulated_memory(
+    rule: Rule, layout: FlatLayout, *, workers: int, consistency: Consistency, judged: Sequence[Rule] | None = None
+) -> Memory:
+    """Of workers that share the server's process, as in the simulator and a replay; ``judged``: see `local_memory`."""
     copy, pushes = _copy(layout), pushes_of_a_round(consistency, workers)
     copies = copies_of_versions(consistency, workers)
     held = (pushes - 1) * copy if consistency.barrier else 0  # the last of a round is committed as it comes
@@ -70,6 +72,7 @@ def simulated_memory(rule: Rule, layout: FlatLayout, *, workers: int, consistenc
         Part("backups", copies * copy, f"{_copies(copies)}: {backups}"),
         _state(rule, workers, copy),
         *_window(rule, workers, layout),
+        *_probes(judged, workers, layout),
         Part("held gradients", held, f"{_copies(held // copy)}: of a round that is not complete" if held else ""),
         _scratch(rule, workers, layout),
     )
@@ -90,10 +93,17 @@ def local_memory(
     consistency: Consistency,
     buffers: Mapping[str, Tensor],
     on_cuda: bool = False,
+    judged: Sequence[Rule] | None = None,
 ) -> Memory:
-    """Of workers with a process each, which reach the server by slots in shared memory; ``on_cuda``: they use GPUs."""
+    """Of workers with a process each, which reach the server by slots in shared memory.
+
+    Args:
+        rule, layout, workers, consistency, buffers: of the run.
+        on_cuda: its workers use GPUs.
+        judged: rules that probes judge beside the run's own; None: there are no probes.
+    """
     copy, slot = _copy(layout), SlotLayout.of(layout, buffers).size
-    kept = (_state(rule, workers, copy), *_window(rule, workers, layout))
+    kept = (_state(rule, workers, copy), *_window(rule, workers, layout), *_probes(judged, workers, layout))
     server = (
         Part("weights", copy),
         Part("down slots", workers * slot, f"one a worker: what it computes on{_and_backup(rule)}"),
@@ -104,10 +114,10 @@ def local_memory(
     )
     waiting = pushes_of_a_round(consistency, workers) - 1 if consistency.barrier else 0
     saved = (1 + workers + waiting) * copy + total(kept)
-    judged = 1 + max(_WAITING[0], _WAITING[1] // slot)
+    waits = 1 + max(_WAITING[0], _WAITING[1] // slot)
     beside = (
         Part("first model", copy, "1 copy: made for the weights of the start"),
-        Part("evaluation", (judged + 1) * copy + slot, f"at most {judged} copies that wait, a slot, a model"),
+        Part("evaluation", (waits + 1) * copy + slot, f"at most {waits} copies that wait, a slot, a model"),
         Part("checkpoint", saved, "a copy of weights, backups, state and window, while it is written"),
     )
     worker = Part("gradients", copy, "1 copy: what autograd returns; weights and gradient are the slots above")
@@ -142,10 +152,13 @@ def _copies(number: int) -> str:
     return f"{number} {'copy' if number == 1 else 'copies'}"
 
 
-def _state(rule: Rule, workers: int, copy: int) -> Part:
-    """Tensors of compensation and optimizer; one that is a worker's own is made at its first push."""
+def _state(rule: Rule, workers: int, copy: int, *, steps: bool = True) -> Part:
+    """Tensors of compensation and, where it ``steps``, optimizer; a worker's own is made at its first push."""
     sharing = rule.compensation.state_spec()
-    common = [*rule.optimizer.state_spec(), *(name for name, how in sharing.items() if how == SHARED)]
+    common = [
+        *(rule.optimizer.state_spec() if steps else ()),
+        *(name for name, how in sharing.items() if how == SHARED),
+    ]
     own = [name for name, how in sharing.items() if how != SHARED]
     words = [f"{name} of each worker" for name in own] + [f"{name} of all" for name in common]
     number = len(common) + workers * len(own)
@@ -160,6 +173,17 @@ def _window(rule: Rule, workers: int, layout: FlatLayout) -> tuple[Part, ...]:
     dtype = str(plan.dtype_for(layout.dtype)).removeprefix("torch.")
     words = f"the last {plan.rows_for(workers)} gradients as {dtype}, and their inner products"
     return (Part("window", plan.bytes_for(workers, layout), words),)
+
+
+def _probes(judged: Sequence[Rule] | None, workers: int, layout: FlatLayout) -> tuple[Part, ...]:
+    """What rules that are judged keep, and the second gradient with its like in the model."""
+    if judged is None:
+        return ()
+    copy = _copy(layout)
+    kept = sum(
+        _state(rule, workers, copy, steps=False).bytes + total(_window(rule, workers, layout)) for rule in judged
+    )
+    return (Part("probes", kept + 2 * copy, "2 copies for the second gradient, and what the rules judged beside keep"),)
 
 
 def _scratch(rule: Rule, workers: int, layout: FlatLayout) -> Part:

@@ -68,7 +68,9 @@ class Subject:
 
 def memory_needed(subject: Subject) -> Memory:
     """What a run needs at most."""
-    workers, consistency = subject.config.workers, subject.consistency
+    config, consistency = subject.config, subject.consistency
+    workers = config.workers
+    judged = [make_rule(spec) for spec in config.probe_rules] if config.probe_every else None
     if subject.has_processes:
         return local_memory(
             subject.rule,
@@ -76,9 +78,10 @@ def memory_needed(subject: Subject) -> Memory:
             workers=workers,
             consistency=consistency,
             buffers=subject.buffers,
-            on_cuda=subject.config.device != "cpu",
+            on_cuda=config.device != "cpu",
+            judged=judged,
         )
-    return simulated_memory(subject.rule, subject.layout, workers=workers, consistency=consistency)
+    return simulated_memory(subject.rule, subject.layout, workers=workers, consistency=consistency, judged=judged)
 
 
 def traffic_of(subject: Subject, *, link: str = "", step_seconds: float | None = None) -> tuple[Traffic, str]:

@@ -130,7 +130,7 @@ def test_names_lie_inside_the_picture(tuned):
 
 def test_controls_have_looks_of_their_own():
     colours = [LOOKS[label].colour for label in LOOKS]
-    assert len(set(colours)) == len(colours) == 14
+    assert len(set(colours)) == len(colours) == 15
 
 
 def test_nothing_to_hold_against_each_other_gives_no_picture(tmp_path):

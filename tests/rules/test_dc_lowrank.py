@@ -64,7 +64,7 @@ def test_it_is_the_dense_formula(window, damped):
 def test_kappa_follows_from_the_samples_and_from_what_the_window_holds():
     pushed = gradients(20, scale=0.3)
     mine = serve(tardigrad.rule("dc-lowrank", window=8, scale=2.0), pushed, samples=64)
-    theirs = dense(pushed, kappa_of=lambda r: 2.0 * 0.3 * math.sqrt(64 / r), window=8)
+    theirs = dense(pushed, kappa_of=lambda r: 2.0 * 0.3 * math.sqrt(64 / r) * 2.0**0.25, window=8)
     np.testing.assert_allclose(mine[-1], theirs[-1], rtol=1e-5, atol=1e-9)
 
 

@@ -16,8 +16,10 @@ equations. :math:`w - w_{bak}` is a sum of late steps, thus nearly in the span o
 
 **How strong.** For gradients of batches, :math:`E[h h^T]` is about F / B + grad grad^T, F the Fisher information of one
 example: kappa r of the order of B were right if the r gradients spanned all directions. They do not, and the fewer they
-are the more each stands for; measured by least squares against true gradients, over B from 8 to 128 and r from 32 to
-256, :math:`\kappa = 0.3 \sqrt{B / r}` comes within a third of the best (see the page on low-rank compensation).
+are the more each stands for. Measured by least squares against true gradients (B of 8, 32 and 128, r from 32 to 512),
+the best kappa grows as about the 3/4 power of B and falls with the root of r:
+
+.. math::  \kappa = 0.3 \, \sqrt{B / r} \; (B / 32)^{1/4}
 
 References:
     Zheng et al., Asynchronous stochastic gradient descent with delay compensation, ICML 2017 (arXiv 1609.08326 v6).
@@ -41,7 +43,7 @@ from tardigrad.rules.base import Compensation
 from tardigrad.scopes import Scope
 from tardigrad.window import Kept, WindowPlan
 
-KAPPA = 0.3  # of kappa = KAPPA sqrt(B / r)
+KAPPA, BATCH = 0.3, 32.0  # of kappa = KAPPA sqrt(B / r) (B / BATCH)^(1/4)
 _ROUNDING = 32.0  # inner products are known to so many roundings of the longest gradient's square
 
 
@@ -50,8 +52,8 @@ class DCLowRank(Compensation):
     """DC-ASGD with the outer products of the last gradients, damped.
 
     Args:
-        kappa: weight > 0 of one gradient's outer product; None: 0.3 sqrt(B / r), B the samples behind the pushed
-            gradient, r the gradients in the window now; ``"auto"``: that, times what probes find.
+        kappa: weight > 0 of one gradient's outer product; None: 0.3 sqrt(B / r) (B / 32)^(1/4), B the samples behind
+            the pushed gradient, r the gradients in the window now; ``"auto"``: that, times what probes find.
         scale: > 0, multiplies kappa.
         window: gradients kept, >= 1; None: 8 for each live worker, at least 128.
         damped: damp the estimate E to E / (1 + s E); without, a delay or a large gradient can make it unstable.
@@ -92,8 +94,9 @@ class DCLowRank(Compensation):
 
     def kappa_for(self, samples: int, size: int) -> float:
         """kappa for a gradient of so many samples and a window of so many gradients."""
-        kappa = KAPPA * math.sqrt(samples / size) if self.kappa is None or self.follows_probes else float(self.kappa)
-        return self.scale * kappa
+        if self.kappa is not None and not self.follows_probes:
+            return self.scale * float(self.kappa)
+        return self.scale * KAPPA * math.sqrt(samples / size) * (samples / BATCH) ** 0.25
 
     def compensate(
         self, g: Tensor, w: Tensor, backup: Tensor, state: Mapping[str, Tensor], facts: Facts
