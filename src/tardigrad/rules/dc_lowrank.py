@@ -96,7 +96,8 @@ class DCLowRank(Compensation):
         """kappa for a gradient of so many samples and a window of so many gradients."""
         if self.kappa is not None and not self.follows_probes:
             return self.scale * float(self.kappa)
-        return self.scale * KAPPA * math.sqrt(samples / size) * (samples / BATCH) ** 0.25
+        quarter: float = (samples / BATCH) ** 0.25
+        return self.scale * KAPPA * math.sqrt(samples / size) * quarter
 
     def compensate(
         self, g: Tensor, w: Tensor, backup: Tensor, state: Mapping[str, Tensor], facts: Facts
