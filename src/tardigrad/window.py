@@ -79,7 +79,7 @@ class Window:
     @property
     def size(self) -> int:
         """How many gradients count now."""
-        return min(self._pushes, self._used)
+        return int(self._counted().sum())
 
     @property
     def ages(self) -> Tensor:

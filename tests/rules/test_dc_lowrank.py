@@ -122,7 +122,9 @@ def test_the_window_grows_with_workers_that_join_and_counts_fewer_when_they_leav
     assert window.size == 128
     for worker in range(1, 20):
         joined(server, worker)
-    for gradient in pushed[150:300]:
+    server.push(0, [pushed[150]])
+    assert window.size == 129  # what was overwritten before it grew is gone
+    for gradient in pushed[151:300]:
         server.push(0, [gradient])
     assert window.size == 160  # 8 for each of 20; what was held when it grew was kept: 128 + 150 came, 160 stay
     rows = torch.stack(pushed[140:300])
