@@ -54,6 +54,8 @@ LIMIT = 1.2  # of every other rule of element scope
 LIMITED = "25.6 M"  # the size whose compiled exchanges have a limit: beyond every cache
 ONE = "dc-asgd-a"  # stands for all rules in what is done for one of them
 MEMORY_LIMIT = 8.0  # MB
+RULES = [name for name in COMPENSATIONS.names() if make_rule(name).compensation.window_plan is None]
+"""What a rule with a window of gradients costs is another benchmark's: `low_rank.py`."""
 
 
 @dataclass(frozen=True)
@@ -362,7 +364,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny: shows that it runs, proves nothing")
     parser.add_argument("--sizes", nargs="+", choices=(*SIZES, *QUICK), help="all")
-    parser.add_argument("--rules", nargs="+", choices=COMPENSATIONS.names(), default=COMPENSATIONS.names())
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
     parser.add_argument("--threads", nargs="+", type=int, help="1 2; with a device that is no CPU: 1")
     parser.add_argument("--paths", nargs="+", choices=COMMIT_PATHS.names(), default=COMMIT_PATHS.names())
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))

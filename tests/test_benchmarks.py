@@ -18,10 +18,12 @@ from tardigrad.worker import Worker
 HERE = Path(__file__).resolve().parent
 # Each is run by the file named after it, or by this one.
 TRIED = {
+    "between": "test_benchmark_between.py",
     "carriers": "test_benchmark_carriers.py",
     "chaos": "test_chaos_benchmark.py",
     "commits": "test_benchmark_commits.py",
     "compensation_at_the_start": "test_benchmarks.py",
+    "low_rank": "test_benchmark_low_rank.py",
     "saturation": "test_benchmark_saturation.py",
     "simulator_overhead": "test_benchmarks.py",
     "start_up": "test_benchmark_start_up.py",

@@ -3,7 +3,10 @@
 * Algorithm 2 of Zheng et al. 2017: w_bak(m) = w_0 at first, and w_t at each pull of worker m.
 * Eq. 10: w <- w - lr (g + lambda_t g g (w - w_bak)); -c: lambda_t = lambda_0.
 * Eq. 14: MS <- m MS + (1 - m) g^2, lambda_t = lambda_0 / sqrt(MS + eps); MS = 0 at first, one per worker or shared.
-* damped: E = lambda_t g^2 becomes E / (1 + lr E), and the compensation is E (w - w_bak).
+* damped: E = lambda_t g^2 becomes E / (1 + s E), and the compensation is E (w - w_bak); s = lr without momentum, else lr
+  (1 - dampening) times -2 Re G, G = D / ((z - 1)(1 - momentum / z)), D = 1 or, Nesterov, 1 + momentum - momentum / z, at
+  the first z = e^(i theta) at which (T + 1) theta + 2 arg(1 - momentum / z) - 2 arg D = 2 pi, T the longest delay.
+* dc-lowrank: E = kappa S^T S, S the last 128 gradients, kappa = 0.3 sqrt(B / r) (B / 32)^(1/4), as matrices.
 * clip: |lambda_t g (w - w_bak)| <= clip in each coordinate.
 * controls, of the g' that another rule makes of g: sign-flipped 2 g - g'; sign-random g' where ``kept(version)`` and
   2 g - g' elsewhere; its-length g |g'| / |g|; its-direction g' |g| / |g'|.
@@ -11,7 +14,28 @@
 * then d = g + wd w, v = momentum v + (1 - dampening) d (v = d at first), and w <- w - lr v, or - lr (d + momentum v).
 """
 
+from functools import lru_cache
+
 import numpy as np
+
+
+@lru_cache
+def damping(momentum, nesterov, delay):
+    """-2 Re G where the phase has gone round once; the bisection begins below, since the phase only grows."""
+
+    def numerator(z):
+        return 1.0 + momentum - momentum / z if nesterov else 1.0
+
+    def turned(angle):
+        z = np.exp(1j * angle)
+        return (delay + 1) * angle + 2.0 * np.angle(1.0 - momentum / z) - 2.0 * np.angle(numerator(z))
+
+    low, high = 0.0, np.pi
+    for _ in range(100):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if turned(middle) < 2.0 * np.pi else (low, middle)
+    z = np.exp(1j * high)
+    return -2.0 * (numerator(z) / ((z - 1.0) * (1.0 - momentum / z))).real
 
 
 class Twin:
@@ -42,6 +66,7 @@ class Twin:
         self.version = 0
         self.momentum = self.dampening = self.weight_decay = 0.0
         self.nesterov, self.v = False, None
+        self.recent = []
 
     def pull(self, worker):
         self.backup[worker], self.read[worker] = self.w.copy(), self.version
@@ -70,17 +95,26 @@ class Twin:
             return g / max(1, staleness) ** self.power
         if name == "clipping":
             return g * min(1.0, self.max_norm / np.sqrt(np.sum(g**2)))
+        self.recent = [*self.recent, g][-128:]
         if name == "asgd":
             return g
         distance = self.w - self.backup.get(worker, self.w0)
+        step = self.lr * self.gain(max(staleness, 3, 2))
+        if name == "dc-lowrank":
+            rows = np.array(self.recent)
+            matrix = 0.3 * np.sqrt(1.0 / len(rows)) * (1.0 / 32.0) ** 0.25 * rows.T @ rows
+            return g + matrix @ np.linalg.solve(np.eye(len(g)) + step * matrix, distance)
         lambda_t = self.lambda_t(worker, g)
         curvature = lambda_t * g**2
         if self.damped:
-            curvature = curvature / (1.0 + self.lr * curvature)
+            curvature = curvature / (1.0 + step * curvature)
         compensation = curvature * distance
         if self.clip is not None:
             compensation = np.clip(compensation, -self.clip * np.abs(g), self.clip * np.abs(g))
         return g + compensation
+
+    def gain(self, delay):
+        return (1.0 - self.dampening) * damping(self.momentum, self.nesterov, delay) if self.momentum else 1.0
 
     def lambda_t(self, worker, g):
         if self.m is None:

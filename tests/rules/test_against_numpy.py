@@ -31,6 +31,7 @@ RULES = [
         {"lambda0": 2.0, "m": 0.5, "clip": 0.05, "damped": True},
     ),
     ("dc-asgd", {}, {"lambda0": 8.0, "m": 0.95, "damped": True}),
+    ("dc-lowrank", {}, {}),
     ("clipping", {"max_norm": 4.5}, {"max_norm": 4.5}),
 ]
 CONTROLS = ["sign-flipped", "sign-random", "its-length", "its-direction"]
