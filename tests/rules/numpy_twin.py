@@ -3,9 +3,9 @@
 * Algorithm 2 of Zheng et al. 2017: w_bak(m) = w_0 at first, and w_t at each pull of worker m.
 * Eq. 10: w <- w - lr (g + lambda_t g g (w - w_bak)); -c: lambda_t = lambda_0.
 * Eq. 14: MS <- m MS + (1 - m) g^2, lambda_t = lambda_0 / sqrt(MS + eps); MS = 0 at first, one per worker or shared.
-* damped: E = lambda_t g^2 becomes E / (1 + s E), and the compensation is E (w - w_bak); s = lr without momentum, else lr
-  (1 - dampening) times -2 Re G, G = D / ((z - 1)(1 - momentum / z)), D = 1 or, Nesterov, 1 + momentum - momentum / z, at
-  the first z = e^(i theta) at which (T + 1) theta + 2 arg(1 - momentum / z) - 2 arg D = 2 pi, T the longest delay.
+* damped: E = lambda_t g^2 becomes E / (1 + s E), and the compensation is E (w - w_bak); s = lr without momentum, else
+  lr (1 - dampening) times -2 Re G, G = D / ((z - 1)(1 - momentum / z)), D = 1 or, Nesterov, 1 + momentum - momentum / z,
+  at the first z = e^(i theta) at which (T + 1) theta + 2 arg(1 - momentum / z) - 2 arg D = 2 pi, T the longest delay.
 * dc-lowrank: E = kappa S^T S, S the last 128 gradients, kappa = 0.3 sqrt(B / r) (B / 32)^(1/4), as matrices.
 * clip: |lambda_t g (w - w_bak)| <= clip in each coordinate.
 * controls, of the g' that another rule makes of g: sign-flipped 2 g - g'; sign-random g' where ``kept(version)`` and
