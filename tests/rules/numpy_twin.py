@@ -4,7 +4,7 @@
 * Eq. 10: w <- w - lr (g + lambda_t g g (w - w_bak)); -c: lambda_t = lambda_0.
 * Eq. 14: MS <- m MS + (1 - m) g^2, lambda_t = lambda_0 / sqrt(MS + eps); MS = 0 at first, one per worker or shared.
 * damped: E = lambda_t g^2 becomes E / (1 + s E), and the compensation is E (w - w_bak); s = lr without momentum, else
-  lr (1 - dampening) times -2 Re G, G = D / ((z - 1)(1 - momentum / z)), D = 1 or, Nesterov, 1 + momentum - momentum / z,
+  lr (1 - dampening) times -2 Re G, G = D / ((z - 1)(1 - momentum / z)), D = 1 or (Nesterov) 1 + momentum - momentum/z,
   at the first z = e^(i theta) at which (T + 1) theta + 2 arg(1 - momentum / z) - 2 arg D = 2 pi, T the longest delay.
 * dc-lowrank: E = kappa S^T S, S the last 128 gradients, kappa = 0.3 sqrt(B / r) (B / 32)^(1/4), as matrices.
 * clip: |lambda_t g (w - w_bak)| <= clip in each coordinate.
