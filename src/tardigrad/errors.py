@@ -5,6 +5,7 @@ TardigradError
 │   ├── UnknownName (LookupError)      a rule, task, recipe, delay ... that is not registered
 │   ├── GradientError                  a pushed gradient whose shape, dtype or device is not the weights'
 │   └── CompileError                   a rule that the compiled commit path cannot take, or not on this machine
+├── SessionError (RuntimeError)        a mistake in a training script; the message says how to mend it
 ├── ProtocolError (RuntimeError)       a call at a moment when it has no meaning (a pull that must wait)
 ├── Diverged (ArithmeticError)         the weights are no longer finite
 ├── Stopped (RuntimeError)             a run was stopped where it can go on
@@ -66,6 +67,10 @@ class GradientError(InvalidArgument):
 
 class CompileError(InvalidArgument):
     """The compiled commit path cannot take this rule, or cannot compile on this machine."""
+
+
+class SessionError(TardigradError, RuntimeError):
+    """A mistake in a training script that uses a session. The message says what was done and what to write instead."""
 
 
 class ProtocolError(TardigradError, RuntimeError):

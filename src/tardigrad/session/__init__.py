@@ -1,0 +1,1 @@
+"""Sessions: what a user's own training script holds in a worker."""
