@@ -33,11 +33,11 @@ sys.path.insert(0, str(PARTS))
 from tardigrad.compare import Outcome, run_all  # noqa: E402
 from tardigrad.config import RunConfig  # noqa: E402
 from tardigrad.data.places import find_data_directory  # noqa: E402
+from tardigrad.environment import environment  # noqa: E402
 from tardigrad.metrics.runs import Metric, RunRecord, load_run  # noqa: E402
 from tardigrad.metrics.scores import metric_of, score  # noqa: E402
 from tardigrad.metrics.student import t_interval  # noqa: E402
 from tardigrad.recipes import load_recipe  # noqa: E402
-from tardigrad.recording import environment  # noqa: E402
 from tardigrad.tuning import Arm, Budget, Choice, Stages, TunedComparison, final_runs  # noqa: E402
 
 REFERENCE = "dc-lowrank"

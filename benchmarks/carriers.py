@@ -48,7 +48,7 @@ from typing import Any
 import torch
 
 from tardigrad.config import RunConfig
-from tardigrad.recording import environment
+from tardigrad.environment import environment
 
 PARTS = Path(__file__).resolve().parent / "parts"
 SIZES = {"0.27 M": 272_474, "25.6 M": 25_557_032}  # ResNet-20 and ResNet-50

@@ -33,10 +33,10 @@ from typing import Any
 from tardigrad.audit import audit
 from tardigrad.chaos import expected_pushes, fault_plan
 from tardigrad.config import RunConfig
+from tardigrad.environment import environment
 from tardigrad.errors import TardigradError
 from tardigrad.logs import read_events
 from tardigrad.recipes import load_recipe
-from tardigrad.recording import environment
 from tardigrad.replaying import replay
 from tardigrad.seeding import random_stream
 

@@ -39,8 +39,8 @@ from parts.held_memory import Held
 from tardigrad.commit import COMMIT_PATHS
 from tardigrad.commit.base import CommitPath, Part
 from tardigrad.config import RunConfig
+from tardigrad.environment import environment
 from tardigrad.layout import FlatLayout
-from tardigrad.recording import environment
 from tardigrad.records import Facts
 from tardigrad.rules import COMPENSATIONS
 from tardigrad.rules.base import Rule, make_rule

@@ -27,9 +27,9 @@ import torch
 import tardigrad
 from tardigrad.config import RunConfig
 from tardigrad.engines.base import Evaluation, Observer
+from tardigrad.environment import environment
 from tardigrad.errors import Diverged, Stopped
 from tardigrad.recipes import load_recipe
-from tardigrad.recording import environment
 from tardigrad.records import Commit
 
 ARMS: dict[str, dict[str, Any]] = {

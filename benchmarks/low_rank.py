@@ -41,8 +41,8 @@ from parts.low_rank_window import PARTS_OF_A_COMMIT, Case, Reader, full_window, 
 
 from tardigrad.commit import COMMIT_PATHS
 from tardigrad.config import RunConfig
+from tardigrad.environment import environment
 from tardigrad.layout import FlatLayout
-from tardigrad.recording import environment
 from tardigrad.rules.base import make_rule
 from tardigrad.window import WindowPlan
 

@@ -40,9 +40,9 @@ from tardigrad.assembling import assemble, blueprint_of, configure
 from tardigrad.config import RunConfig
 from tardigrad.engines import ENGINES
 from tardigrad.engines.base import Job, Observer
+from tardigrad.environment import environment
 from tardigrad.memory import total
 from tardigrad.plan import Subject, memory_needed
-from tardigrad.recording import environment
 from tardigrad.records import Commit, Push
 from tardigrad.rules.base import make_rule
 

@@ -36,10 +36,10 @@ from tardigrad.config import RunConfig
 from tardigrad.data.augmentation import crop_and_flip, normalise
 from tardigrad.data.cifar import DEVIATION, MEAN
 from tardigrad.engines.base import Observer
+from tardigrad.environment import environment
 from tardigrad.leases import epoch_permutation
 from tardigrad.models.resnet import cifar_resnet, small_resnet
 from tardigrad.recipes import load_recipe
-from tardigrad.recording import environment
 from tardigrad.records import Commit
 from tardigrad.tasks.base import ERROR, Split, Task
 from tardigrad.tasks.digits import digits

@@ -26,8 +26,8 @@ from functools import partial
 from pathlib import Path
 
 from tardigrad.config import RunConfig
+from tardigrad.environment import environment
 from tardigrad.logs import read_events
-from tardigrad.recording import environment
 
 LIMITS = {"import tardigrad after it": 0.3, "tardigrad --help": 0.5}  # seconds
 

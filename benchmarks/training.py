@@ -48,7 +48,7 @@ from training_cases import PACE, SCENARIOS, SETTINGS, Case, Measure, Scenario, r
 from training_table import markdown, pace_rows, race_rows  # noqa: E402
 
 from tardigrad.data.places import data_directory, find_data_directory  # noqa: E402
-from tardigrad.recording import environment  # noqa: E402
+from tardigrad.environment import environment  # noqa: E402
 
 STEPS = {"mlp": (100, 3000), "small": (20, 300), "resnet20": (2, 10)}  # to warm up, and to count
 GOALS = {"small": (0.5, 60.0), "resnet20": (0.65, 300.0)}  # error, seconds

@@ -6,7 +6,8 @@ python examples/own_engine.py
 from collections import deque
 
 from tardigrad.engines import ENGINES
-from tardigrad.engines.base import Engine, EvaluationClock
+from tardigrad.engines.base import Engine
+from tardigrad.engines.clock import EvaluationClock
 from tardigrad.records import Commit, Held, Rejected
 from tardigrad.testing import check_engine
 

@@ -13,7 +13,7 @@ from tardigrad.config import RunConfig
 
 def test_the_commands():
     assert list(COMMANDS) == [
-        "train", "status", "workers", "export", "replay", "compare", "tune", "report", "list", "doctor",
+        "train", "run", "status", "workers", "export", "replay", "compare", "tune", "report", "list", "doctor",
     ]  # fmt: skip
 
 

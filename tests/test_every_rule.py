@@ -1,12 +1,13 @@
-"""Every registered rule, with its safeguards and with momentum, keeps the laws of a rule."""
+"""Every registered rule, with its safeguards and with every optimizer, keeps the laws of a rule."""
 
 import re
 
 import pytest
 
 import tardigrad
+from tardigrad.optimizers import OPTIMIZERS
 from tardigrad.rules import COMPENSATIONS
-from tardigrad.specs import keywords_of
+from tardigrad.specs import Spec, keywords_of
 from tardigrad.testing import RULE_LAWS, check_rule
 
 NAMES = COMPENSATIONS.names()
@@ -37,6 +38,7 @@ OPTIMIZER_VARIANTS = [
     ({"weight_decay": 0.01}, 0.05),
     ({"momentum": 0.9, "dampening": 0.5}, 0.01),
     ({"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}, 0.005),
+    ({"optimizer": "adamw(amsgrad=True, beta2=0.99)"}, 0.01),
 ]
 # A compensation with its sign flipped makes steps longer and less stable: it is there to do harm.
 LR_FACTORS = {"sign-flipped": 0.4}
@@ -67,12 +69,14 @@ COMPILED = [
     ("dc-asgd-c", {"damped": True, "clip_compensation": 0.1}),
     ("dc-asgd-a", {"mean_square_decay": 0.0, "momentum": 0.9, "dampening": 0.5}),
     ("dc-asgd", {"shared": True, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    ("dc-asgd", {"optimizer": "adamw"}),
+    ("dc-asgd-a", {"optimizer": "adam(amsgrad=True, weight_decay=0.01)"}),
 ]
 
 
 @pytest.mark.parametrize(("name", "keywords"), COMPILED, ids=str)
 def test_every_rule_is_the_same_compiled(name, keywords, needs_compiler):
-    lr = 0.005 if "momentum" in keywords else 0.05
+    lr = 0.005 if {"momentum", "optimizer"} & set(keywords) else 0.05
     check_rule(tardigrad.rule(name, **keywords), lr=lr * LR_FACTORS.get(name, 1.0), laws=["compiled equals exact"])
 
 
@@ -106,6 +110,9 @@ REFUSED = {
     "dampening": [*ANY, -0.1, 1.1, float("inf")],
     "weight_decay": NOT_NEGATIVE,
     "nesterov": FLAG,
+    "beta1": DECAY,
+    "beta2": DECAY,
+    "amsgrad": FLAG,
 }
 
 
@@ -123,6 +130,24 @@ def test_a_value_outside_its_range_is_refused_with_a_sentence(name, keyword, val
         match=rf"{keyword}={re.escape(repr(value))} is not (a number in|an integer|True or False|one of|to be wrapped)",
     ):
         tardigrad.rule(name, **{keyword: value})
+
+
+def optimizers_keywords_with_values():
+    for name in OPTIMIZERS.names():
+        for keyword in keywords_of(OPTIMIZERS.load(name)):
+            yield from ((name, keyword, value) for value in REFUSED[keyword])
+
+
+@pytest.mark.parametrize(("name", "keyword", "value"), list(optimizers_keywords_with_values()))
+def test_a_value_outside_an_optimizers_range_is_refused_with_a_sentence(name, keyword, value):
+    words = rf"{name}: {keyword}={re.escape(repr(value))} is not (a number in|True or False)"
+    with pytest.raises(ValueError, match=words):
+        OPTIMIZERS.build(Spec(name, (), {keyword: value}))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_an_optimizer_goes_by_the_name_it_is_registered_under(name):
+    assert OPTIMIZERS.build(name).name == name
 
 
 @pytest.mark.parametrize("name", NAMES)

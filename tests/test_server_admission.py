@@ -98,8 +98,6 @@ def test_weights_that_are_not_finite_end_the_run_naming_version_and_remedies():
     assert caught.value.version == 1
     for word in ("version 1", "damped", "--warmup", "clip_compensation", "smaller lambda0", "smaller lr"):
         assert word in str(caught.value)
-    with pytest.raises(Diverged):
-        server.require_finite()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -13,13 +13,16 @@ from tardigrad._version import __version__
 
 if TYPE_CHECKING:
     from tardigrad.config import RunConfig
+    from tardigrad.errors import SessionError
     from tardigrad.exporting import export
     from tardigrad.records import Commit, Held, Lease, Rejected, Snapshot
     from tardigrad.replaying import replay
     from tardigrad.rules import register_rule
     from tardigrad.rules.base import Compensation, Rule
     from tardigrad.rules.base import make_rule as rule
+    from tardigrad.running import ScriptRun, run
     from tardigrad.server import ParameterServer
+    from tardigrad.session.session import Session
     from tardigrad.tasks.base import Task
     from tardigrad.training import Run, resume, train
 
@@ -33,13 +36,17 @@ _HOMES = {
     "Rule": "tardigrad.rules.base:Rule",
     "Run": "tardigrad.training:Run",
     "RunConfig": "tardigrad.config:RunConfig",
+    "ScriptRun": "tardigrad.running:ScriptRun",
+    "Session": "tardigrad.session.session:Session",
+    "SessionError": "tardigrad.errors:SessionError",
     "Snapshot": "tardigrad.records:Snapshot",
     "Task": "tardigrad.tasks.base:Task",
     "export": "tardigrad.exporting:export",
     "register_rule": "tardigrad.rules:register_rule",
     "replay": "tardigrad.replaying:replay",
-    "rule": "tardigrad.rules.base:make_rule",
     "resume": "tardigrad.training:resume",
+    "rule": "tardigrad.rules.base:make_rule",
+    "run": "tardigrad.running:run",
     "train": "tardigrad.training:train",
 }
 
@@ -53,6 +60,9 @@ __all__ = [
     "Rule",
     "Run",
     "RunConfig",
+    "ScriptRun",
+    "Session",
+    "SessionError",
     "Snapshot",
     "Task",
     "__version__",
@@ -61,6 +71,7 @@ __all__ = [
     "replay",
     "resume",
     "rule",
+    "run",
     "train",
 ]
 

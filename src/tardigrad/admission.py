@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
-from tardigrad.errors import InvalidArgument, ProtocolError
+from tardigrad.errors import Diverged, InvalidArgument, ProtocolError
 from tardigrad.participants import WorkerRecord
-from tardigrad.records import Push, RejectReason
+from tardigrad.records import Bundle, Push, RejectReason
+
+_FRUITLESS = 3  # rejections in a row, per worker, that may be the samples' fault: as many as give up a lease
 
 
 def refusal(push: Push, record: WorkerRecord) -> RejectReason | None:
@@ -30,6 +33,25 @@ def is_finite(push: Push) -> bool:
     return math.isfinite(norm) or bool(torch.isfinite(push.gradient).all())
 
 
+class Fruitless:
+    """Gradients in a row that were not finite: the samples' fault, or have the weights diverged?
+
+    Attributes:
+        number: of them so far.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def another(self, weights: Tensor, *, version: int, live: int) -> None:
+        """Count one more; raise `Diverged` if the samples of so few workers cannot be at fault for all of them."""
+        if not torch.isfinite(weights).all():
+            raise Diverged(version, "the weights are no longer finite")
+        self.number += 1
+        if self.number > _FRUITLESS * max(1, live):
+            raise Diverged(version, f"the last {self.number} gradients pushed were not finite")
+
+
 def require_in_turn(push: Push, record: WorkerRecord, *, waits: bool, has_read: bool) -> None:
     """Raise `ProtocolError` for a push at a moment when it has no meaning.
 
@@ -39,7 +61,7 @@ def require_in_turn(push: Push, record: WorkerRecord, *, waits: bool, has_read: 
         waits: whether a push of this worker waits for its round already.
         has_read: whether the worker has a backup.
     """
-    if push.lease != record.lease:
+    if push.lease != record.lease and not isinstance(push.lease, Bundle):  # whose leases were taken, not pulled
         raise ProtocolError(f"worker {push.worker} pushes {push.lease} but holds {record.lease}.")
     if waits:
         raise ProtocolError(f"worker {push.worker} has already pushed in this round; pull after the commit.")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import warnings
@@ -32,15 +31,15 @@ from torch import Tensor
 
 from tardigrad._version import __version__
 from tardigrad.durable import disk_is_full, full, rename, sync
-from tardigrad.errors import InvalidArgument, RunDirectoryError
+from tardigrad.errors import RunDirectoryError
 from tardigrad.segments import CURRENT, Position, put_on_disk, require_whole
 from tardigrad.tensorfile import write_tensors
+from tardigrad.trees import packed, unpacked
 
 FORMAT = 2
 _STATE = re.compile(r"checkpoint-(\d+)\.json")
 _TENSORS = re.compile(r"checkpoint-(\d+)-[0-9a-f]{8}\.safetensors")
 _UNDER_WAY = re.compile(r"checkpoint-\d+\.\w+\.tmp")
-_TENSOR, _FLOAT = "<tensor>", "<float>"  # stand in for what JSON has no word for
 _ANEW = "To begin the run anew, remove its checkpoint-* files."
 
 
@@ -85,7 +84,7 @@ def write_checkpoint(
         RunDirectoryError: the disk is full; what was written of this one is removed, and the ones before still stand.
     """
     tensors: dict[str, Tensor] = {}
-    packed = _packed(state, "", tensors)
+    plain = packed(state, "", tensors)
     path = directory / f"checkpoint-{version}.json"
     with _all_or_nothing(path):
         content = {
@@ -94,7 +93,7 @@ def write_checkpoint(
             "written_with": _versions(),
             "tensors": _write_tensors(directory, tensors, version),
             "growing": {name: position.as_json() for name, position in growing.items()},
-            "state": packed,
+            "state": plain,
         }
         _sync_growing(directory, growing)
         _write_state(path, content)
@@ -257,7 +256,7 @@ def _read(path: Path) -> Checkpoint:
         tensors, content["tensors"]["blake2b"], {_beside(path, name): positions[name] for name in positions}
     )
     _warn_of_other_versions(path, content["written_with"])
-    state = _unpacked(content["state"], safetensors.torch.load_file(tensors))
+    state = unpacked(content["state"], safetensors.torch.load_file(tensors))
     return Checkpoint(path, content["version"], state, positions)
 
 
@@ -311,40 +310,3 @@ def _warn_of_other_versions(path: Path, written_with: Mapping[str, str]) -> None
             "one.",
             stacklevel=4,
         )
-
-
-# -- from a state to JSON and tensors, and back ----------------------------------------------------------------
-
-
-def _packed(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON; its tensors are put aside by their place."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else {_FLOAT: repr(float(value))}
-    if isinstance(value, Tensor):
-        name = place if place not in tensors else f"{place}#{len(tensors)}"
-        tensors[name] = value
-        return {_TENSOR: name}
-    if isinstance(value, Mapping):
-        return {
-            str(key): _packed(item, f"{place}/{key}" if place else str(key), tensors) for key, item in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return [_packed(item, f"{place}/{number}", tensors) for number, item in enumerate(value)]
-    raise InvalidArgument(
-        f"the state {place} is a {type(value).__name__}; a checkpoint can hold dicts, lists, tensors, numbers, "
-        "strings and None."
-    )
-
-
-def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_unpacked(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if value.keys() == {_TENSOR}:
-        return tensors[value[_TENSOR]]
-    if value.keys() == {_FLOAT}:
-        return float(value[_FLOAT])
-    return {key: _unpacked(item, tensors) for key, item in value.items()}

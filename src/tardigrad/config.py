@@ -38,7 +38,7 @@ class RunConfig:
     """What a late gradient becomes: asgd, dc-asgd, dc-asgd-c, 'dc-asgd-a(lambda0=4)', staleness-lr, clipping, or a
     control such as "its-length(of='dc-asgd-a')"."""
     optimizer: str = "sgd"
-    """The step it makes: 'sgd(momentum=0.9, nesterov=True, weight_decay=5e-4)'."""
+    """The step it makes: 'sgd(momentum=0.9, nesterov=True, weight_decay=5e-4)', 'adamw(weight_decay=0.1)'."""
     lr: float = 0.1
     """Learning rate at the start, >= 0."""
     schedule: str = "constant"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tardigrad.records import Commit, Failure, Push, Quality, Rejected
+from tardigrad.records import Commit, Failure, Lease, Push, Quality, Rejected
 
 _NAMED = ("rejected", "failures", "leaves")
 _JUDGED = ("log_error", "fit", "square", "cosine", "raw_cosine", "compensation_cosine", "strength")
@@ -49,8 +49,14 @@ class Counts:
     def rejected(self, push: Push, result: Rejected) -> None:
         """Count a rejection, and the samples it gave up."""
         self._named["rejected"][result.reason] += 1
-        if result.lost and push.lease is not None:
+        if result.lost and isinstance(push.lease, Lease):
             self._lost += push.lease.samples
+
+    def returned(self, lost: Sequence[Lease], reason: str) -> None:
+        """Count what a script threw away, and the samples given up with it."""
+        if reason == "skipped":
+            self._named["rejected"][reason] += 1
+        self._lost += sum(lease.samples for lease in lost)
 
     def joined(self, worker: int) -> None:
         """Count a worker that joined: a restart if it had failed."""

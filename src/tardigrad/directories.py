@@ -74,6 +74,7 @@ def lives(directory: Path) -> int:
 
 def _belongs(name: str) -> bool:
     known = name in _BEGUN | _ENDS | _SHOWN | _BESIDE
+    known |= name.startswith("events.out.tfevents.")  # TensorBoard's
     return known or is_log_file(name) or is_checkpoint_file(name) or _UNDONE.fullmatch(name) is not None
 
 

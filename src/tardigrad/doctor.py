@@ -17,7 +17,7 @@ from tardigrad._version import __version__
 from tardigrad.data.archives import find_source, size_flaw
 from tardigrad.data.places import find_data_directory
 from tardigrad.data.published import PUBLISHED
-from tardigrad.recording import cpu_name
+from tardigrad.environment import cpu_name
 
 _PACKAGES = {
     "sklearn": ("scikit-learn", "digits", "the task 'digits'"),

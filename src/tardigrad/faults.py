@@ -6,6 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tardigrad.errors import TardigradError
+
+
+class PlannedFault(TardigradError, RuntimeError):
+    """Raised in a worker because the run's chaos says so."""
+
+
 FaultKind = Literal["kill", "raise", "hang", "pause", "corrupt", "kill-server"]
 
 

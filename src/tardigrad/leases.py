@@ -11,6 +11,7 @@ There is no barrier between epochs: whoever is done with its part of one begins 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -63,6 +64,7 @@ class Leases:
         self.epochs = None if epochs is None else require_integer("leases", "epochs", epochs, low=0)
         self.policy = require_choice("leases", "policy", policy, ("dynamic", "static"))
         self._sizes = _sizes(batch_size, workers)
+        self._resized: dict[int, int] = {}
         self._fewest = -(-self.samples // max(self._sizes))  # stretches that an epoch has at least
         self._seed = seed
         self._members = set(range(workers))
@@ -107,7 +109,11 @@ class Leases:
 
     def size_of(self, worker: int) -> int:
         """The batch size of one worker; a worker beyond those named at first has the last one's."""
-        return self._sizes[min(worker, len(self._sizes) - 1)]
+        return self._resized.get(worker) or self._sizes[min(worker, len(self._sizes) - 1)]
+
+    def resize(self, worker: int, size: int) -> None:
+        """Let this worker's leases hold so many samples from now on, >= 1."""
+        self._resized[worker] = require_integer("leases", "batch_size", size, low=1)
 
     def available(self, worker: int) -> bool:
         """Whether `take` would give this worker a lease."""
@@ -120,9 +126,15 @@ class Leases:
             return self._left
         return all(self._promised(worker) for worker in self._members)
 
-    def take(self, worker: int) -> Lease | None:
-        """The next lease for this worker; None when the last epoch is handed out."""
-        lease = self._next(worker)
+    @property
+    def reached(self) -> int:
+        """The epoch that is handed out now, from 0; the last one where all are."""
+        epoch = self._cursor[0] - (self.policy == "static")
+        return max(0, epoch if self.epochs is None else min(epoch, self.epochs - 1))
+
+    def take(self, worker: int, *, upto: int | None = None) -> Lease | None:
+        """The next lease for this worker, of no epoch after ``upto``; None where there is none."""
+        lease = self._next(worker, math.inf if upto is None else upto)
         if lease is not None:
             self._outstanding.add(lease)
         return lease
@@ -162,27 +174,27 @@ class Leases:
         for lease in self._queues.pop(worker, ()):
             heapq.heappush(self._returned, lease)
 
-    def _next(self, worker: int) -> Lease | None:
-        if self._returned:
+    def _next(self, worker: int, upto: float) -> Lease | None:
+        if self._returned and self._returned[0].epoch <= upto:
             return heapq.heappop(self._returned)
         if self.policy == "static":
-            return self._next_dealt(worker)
+            return self._next_dealt(worker, upto)
         epoch, start = self._cursor
-        if self.epochs is not None and epoch >= self.epochs:
+        if epoch > upto or (self.epochs is not None and epoch >= self.epochs):
             return None
         stop = min(start + self.size_of(worker), self.samples)
         self._cursor = (epoch, stop) if stop < self.samples else (epoch + 1, 0)
         return Lease(epoch, start, stop)
 
-    def _next_dealt(self, worker: int) -> Lease | None:
+    def _next_dealt(self, worker: int, upto: float) -> Lease | None:
         while not self._queues.get(worker):
-            if not self._promised(worker):
-                return None  # and nothing is dealt: a worker that asks in vain changes nothing
             epoch = self._cursor[0]
+            if epoch > upto or not self._promised(worker):
+                return None  # and nothing is dealt: a worker that asks in vain changes nothing
             for member, dealt in self._deal(epoch).items():
                 self._queues.setdefault(member, deque()).extend(dealt)
             self._cursor = (epoch + 1, 0)
-        return self._queues[worker].popleft()
+        return self._queues[worker].popleft() if self._queues[worker][0].epoch <= upto else None
 
     @property
     def _left(self) -> bool:
@@ -236,6 +248,7 @@ class Leases:
             "applied": self.applied,
             "lost": [[_plain(lease), reason] for lease, reason in self.lost],
             "members": sorted(self._members),
+            "resized": dict(self._resized),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -249,6 +262,7 @@ class Leases:
         self.applied = state["applied"]
         self.lost = [(Lease(*lease), reason) for lease, reason in state["lost"]]
         self._members = set(state["members"])
+        self._resized = {int(worker): size for worker, size in state.get("resized", {}).items()}
 
 
 def _plain(lease: Lease) -> list[int]:

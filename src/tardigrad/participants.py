@@ -13,7 +13,7 @@ from typing import Any
 from tardigrad.consistency import Consistency
 from tardigrad.errors import InvalidArgument, ProtocolError
 from tardigrad.leases import Leases
-from tardigrad.records import Lease, RejectReason
+from tardigrad.records import Bundle, Lease, RejectReason
 
 
 @dataclass(slots=True)
@@ -120,9 +120,9 @@ class Participants:
             self._records[worker].waiting = False
             self.park(worker)
 
-    def hand_back(self, lease: Lease | None, reason: RejectReason) -> bool:
+    def hand_back(self, lease: Lease | Bundle | None, reason: RejectReason) -> bool:
         """A push was not applied: its lease, if it has one, comes back. Return True if it is given up instead."""
-        if self._leases is None or lease is None:
+        if self._leases is None or not isinstance(lease, Lease):
             return False
         if reason == "non-finite":
             return self._leases.reject(lease, reason)
@@ -135,6 +135,11 @@ class Participants:
         if record is None or record.outstanding or record.waiting or self._leases is None:
             return
         if not self._leases.available(worker):
+            self._consistency.leave(worker)
+
+    def rest(self, worker: int) -> None:
+        """Let nobody wait for a worker that waits for samples itself; it takes part again when it reads or pushes."""
+        if not self.record(worker).waiting:
             self._consistency.leave(worker)
 
     def unpark(self, worker: int) -> None:

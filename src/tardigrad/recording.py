@@ -19,13 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import platform
-import shlex
-import subprocess
-import sys
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,15 +29,26 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tardigrad._version import __version__
 from tardigrad.config import RunConfig
 from tardigrad.counts import Counts
 from tardigrad.directories import EVALUATIONS
 from tardigrad.durable import GrowingFile, told_if_full, write_json
 from tardigrad.engines.base import Evaluation, Observer
+from tardigrad.environment import environment
 from tardigrad.layout import FlatLayout
 from tardigrad.logs import FORMAT, SEGMENT_BYTES, LogWriter
-from tardigrad.records import Commit, Failure, Held, Lease, Push, Rejected, Snapshot, probe_columns
+from tardigrad.records import (
+    Bundle,
+    Commit,
+    Failure,
+    Held,
+    Lease,
+    Push,
+    Rejected,
+    Snapshot,
+    plain_lease,
+    probe_columns,
+)
 from tardigrad.segments import CURRENT, Position
 
 EVENTS = {
@@ -51,6 +56,12 @@ EVENTS = {
     "commit": ["time", "version", "lr", "live", "contributions", "compensation_ratio"],
     "probe": ["time", "version", "staleness", "raw_cosine", "quality"],
     "held": ["time", "worker", "incarnation", "read_version", "lease", "samples", "loss", "norm"],
+    "take": ["time", "worker", "incarnation", "lease"],
+    "rest": ["time", "worker", "incarnation"],
+    "return": ["time", "worker", "incarnation", "leases", "lost", "reason"],
+    "plan": ["time", "epochs"],
+    "size": ["time", "worker", "samples"],
+    "log": ["time", "worker", "version", "values"],
     "reject": ["time", "worker", "incarnation", "read_version", "lease", "reason", "lost"],
     "join": ["time", "worker", "incarnation"],
     "leave": ["time", "worker", "incarnation", "reason"],
@@ -61,53 +72,6 @@ EVENTS = {
     "quality": ["relative_error", "cosine", "compensation_cosine", "coefficient", "strength"],
     "lease": ["epoch", "start", "stop"],
 }
-
-
-def environment(config: RunConfig) -> dict[str, Any]:
-    """What a result depends on beside its configuration."""
-    cuda = torch.cuda.get_device_name() if config.device.startswith("cuda") else None
-    return {
-        "tardigrad": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": config.threads,
-        "device": config.device,
-        "cuda": cuda,
-        "commit": _source_commit(),
-        "command": shlex.join([_program(), *sys.argv[1:]]),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _program() -> str:
-    """The program as one would type it."""
-    name = Path(sys.argv[0]).name
-    return "tardigrad" if name == "__main__.py" else name
-
-
-def _source_commit() -> str | None:
-    """The commit of the source tree this package runs from, with ``+`` where it was changed; None if installed."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        call = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
-        return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 class Recorder(Observer):
@@ -262,6 +226,35 @@ class Recorder(Observer):
             f'"{result.reason}",{lost}]\n'
         )
 
+    def taken(self, time: float, worker: int, incarnation: int, lease: Lease | None) -> None:
+        """One line."""
+        self._log.write(f'["take",{time:.6f},{worker},{incarnation},{_lease(lease)}]\n')
+
+    def rested(self, time: float, worker: int, incarnation: int) -> None:
+        """One line."""
+        self._seldom("rest", round(time, 6), worker, incarnation)
+
+    def returned(
+        self, time: float, worker: int, incarnation: int, leases: Sequence[Lease], lost: Sequence[Lease], reason: str
+    ) -> None:
+        """One line, and the samples given up."""
+        self._counts.returned(lost, reason)
+        back, gone = ([plain_lease(lease) for lease in some] for some in (leases, lost))
+        self._seldom("return", round(time, 6), worker, incarnation, back, gone, reason)
+
+    def planned(self, time: float, epochs: int) -> None:
+        """One line."""
+        self._seldom("plan", round(time, 6), epochs)
+
+    def sized(self, time: float, worker: int, samples: int) -> None:
+        """One line."""
+        self._seldom("size", round(time, 6), worker, samples)
+
+    def logged(self, time: float, worker: int, version: int, values: Mapping[str, float]) -> None:
+        """One line; what is not finite becomes None."""
+        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._log.write(json.dumps(["log", round(time, 6), worker, version, plain], separators=(",", ":")) + "\n")
+
     def joined(self, time: float, worker: int, incarnation: int) -> None:
         """One line, and the counts for the summary."""
         self._counts.joined(worker)
@@ -344,7 +337,9 @@ def overall(digests: Mapping[str, str]) -> str:
     return hashlib.blake2b(json.dumps(list(digests.items())).encode(), digest_size=8).hexdigest()
 
 
-def _lease(lease: Lease | None) -> str:
+def _lease(lease: Lease | Bundle | None) -> str:
+    if isinstance(lease, Bundle):
+        return f"[{','.join(map(_lease, lease.leases))}]"
     return "null" if lease is None else f"[{lease.epoch},{lease.start},{lease.stop}]"
 
 

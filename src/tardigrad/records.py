@@ -32,6 +32,34 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Bundle:
+    """Several leases behind one gradient, in the order in which a script computed them."""
+
+    leases: tuple[Lease, ...]
+
+    @property
+    def samples(self) -> int:
+        """How many samples in all."""
+        return sum(lease.samples for lease in self.leases)
+
+
+def plain_lease(lease: Lease | Bundle | None) -> list[Any] | None:
+    """As JSON: [epoch, start, stop], or a list of such."""
+    if lease is None or isinstance(lease, Lease):
+        return None if lease is None else [lease.epoch, lease.start, lease.stop]
+    return [[one.epoch, one.start, one.stop] for one in lease.leases]
+
+
+def lease_of(plain: Sequence[Any] | None) -> Lease | Bundle | None:
+    """The inverse of `plain_lease`."""
+    if plain is None:
+        return None
+    if plain and isinstance(plain[0], int):
+        return Lease(*plain)
+    return Bundle(tuple(Lease(*one) for one in plain))
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Weights handed to a worker.
 
@@ -60,7 +88,7 @@ class Push:
     Attributes:
         worker: index of the worker, 0-based.
         gradient: flat buffer in the server's layout: the mean over the batch.
-        lease: the samples it was computed on, or None.
+        lease: the samples it was computed on, or None; a script's push has a bundle.
         samples: how many samples, >= 1; weighs contributions of one commit.
         incarnation: which life of the worker computed it.
         sequence: number of the push within that life, from 0, so that a repeated push is recognised; None: unchecked.
@@ -69,11 +97,12 @@ class Push:
         loss: mean loss over the batch, for the record.
         buffers: model buffers after the forward pass, by name.
         again: the gradient of the same samples at the server's weights of now, flat; None where no probe is made.
+        absent: numbers of the layout's tensors that have no gradient, and are passed over as torch.optim does.
     """
 
     worker: int
     gradient: Tensor
-    lease: Lease | None = None
+    lease: Lease | Bundle | None = None
     samples: int = 1
     incarnation: int = 0
     sequence: int | None = None
@@ -81,6 +110,7 @@ class Push:
     loss: float | None = None
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     again: Tensor | None = None
+    absent: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +120,7 @@ class Contribution:
     worker: int
     incarnation: int
     read_version: int
-    lease: Lease | None
+    lease: Lease | Bundle | None
     samples: int
     loss: float | None = None
     norm: float | None = None
@@ -188,7 +218,7 @@ class Rejected:
     worker: int
     staleness: int
     reason: RejectReason
-    lease: Lease | None = None
+    lease: Lease | Bundle | None = None
     lost: bool = False
 
 
@@ -247,7 +277,8 @@ class Facts:
         lr: learning rate of this commit, >= 0.
         version: the server's version before this commit.
         live: workers taking part, >= 1.
-        step: updates the optimizer has made so far, >= 0 (equals version unless a state was loaded).
+        step: updates the optimizer has made so far, >= 0 (equals version unless a state was loaded); of a piece whose
+            tensors were absent from some commits, the others.
         samples: samples behind the gradient, >= 1.
         measured: numbers over the whole vector, as the rule's ``conclude`` gave them.
         read_pass: which of the rule's ``read_passes`` this is, from 0.
@@ -256,6 +287,9 @@ class Facts:
             to a step; see `Optimizer.gain`.
         window: the last gradients, this one included; for a rule with a ``window_plan``.
         strength: factor > 0, chosen by probes, on the strength of a rule that ``follows_probes``; 1 for any other.
+        rates: the learning rate of each parameter group, where each has its own; then ``lr`` is the first's. A rule
+            or an optimizer finds that of its own group in ``lr``, and none here.
+        numbers: what `Optimizer.numbers` made of the other facts.
     """
 
     staleness: int
@@ -270,3 +304,5 @@ class Facts:
     gain: float = 1.0
     window: RecentGradients | None = field(default=None, compare=False, repr=False)
     strength: float = 1.0
+    rates: tuple[float, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict)

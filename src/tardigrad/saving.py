@@ -9,7 +9,7 @@ from typing import Any
 
 from tardigrad.checkpoint import write_checkpoint
 from tardigrad.config import RunConfig
-from tardigrad.engines.base import Engine
+from tardigrad.engines.base import BasicEngine
 from tardigrad.errors import TardigradError
 from tardigrad.recording import Recorder
 
@@ -30,7 +30,7 @@ class Saving:
     """
 
     def __init__(
-        self, engine: Engine, recorder: Recorder, config: RunConfig, stop: Callable[[], bool] | None = None
+        self, engine: BasicEngine, recorder: Recorder, config: RunConfig, stop: Callable[[], bool] | None = None
     ) -> None:
         self._engine, self._recorder, self._config, self._stop = engine, recorder, config, stop
         self._seconds = 60.0 * (config.checkpoint_every or (_MINUTES if engine.has_processes else 0.0))

@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tardigrad.errors import InvalidArgument
 from tardigrad.hyperparameters import require_number
 from tardigrad.specs import Registry
+
+LearningRate = float | Callable[[int], float | Sequence[float]]
+"""A learning rate >= 0, or a function from samples applied so far to one, or to one for each parameter group."""
+
+
+def rates_at(lr: LearningRate, samples: int) -> tuple[float, ...]:
+    """The learning rate after so many samples; several where each group has its own."""
+    found = lr(samples) if callable(lr) else lr
+    return tuple(found) if isinstance(found, Sequence) else (found,)
 
 
 class Schedule(ABC):

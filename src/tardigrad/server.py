@@ -6,30 +6,27 @@ No thread, clock, socket or file inside: an engine serialises the calls and carr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from tardigrad.admission import is_finite, refusal, require_in_turn, require_made_with
+from tardigrad.admission import Fruitless, is_finite, refusal, require_in_turn, require_made_with
 from tardigrad.backups import Backups
 from tardigrad.buffers import BufferStore
 from tardigrad.commit.base import Part
 from tardigrad.commit.choice import AUTO, ChosenPath
 from tardigrad.commit.groups import ParameterGroup
 from tardigrad.consistency import Consistency, build_consistency
-from tardigrad.errors import Diverged, InvalidArgument, ProtocolError
+from tardigrad.errors import InvalidArgument, ProtocolError
 from tardigrad.hyperparameters import require_choice, require_integer, require_number
 from tardigrad.layout import FlatLayout
 from tardigrad.leases import Leases
 from tardigrad.participants import Participants
 from tardigrad.records import Commit, Facts, Held, Lease, Push, PushResult, Rejected, RejectReason, Snapshot
 from tardigrad.rules.base import Rule
+from tardigrad.schedules import LearningRate, rates_at
 from tardigrad.waiting import WaitingPushes, contributions_of
-
-LearningRate = float | Callable[[int], float]
-_FRUITLESS = 3  # rejections in a row, per worker, that may be the samples' fault: as many as give up a lease
 
 
 class ParameterServer:
@@ -38,7 +35,7 @@ class ParameterServer:
     Args:
         weights: float32 or float64 tensors of one dtype and device; copied.
         rule: what a late gradient becomes and the step it makes; see `tardigrad.rule`.
-        lr: learning rate >= 0, or a function from samples applied so far to the learning rate.
+        lr: learning rate >= 0, or a function from samples applied so far to it, or to one for each group.
         workers: how many workers take part at first, numbered from 0.
         consistency: ``"asynchronous"``, ``"ssp(2)"``, ``"synchronous"``, ``"synchronous(wait_for=6)"``.
         max_staleness: pushes older than this many commits are treated by ``on_stale``; None: no bound.
@@ -101,7 +98,7 @@ class ParameterServer:
         self.backups = Backups(compared=self.commits.reads_backup)
         self.buffers = BufferStore(buffers or {}, batchnorm)
         self.participants = Participants(self.consistency, leases)
-        self._waiting, self._fruitless = WaitingPushes(), 0
+        self._waiting, self._fruitless = WaitingPushes(), Fruitless()
         for worker in range(require_integer("server", "workers", workers, low=1)):
             self.join(worker)
         if leases is not None and leases.members != set(self.live):
@@ -111,8 +108,13 @@ class ParameterServer:
 
     @property
     def lr(self) -> float:
-        """The learning rate at the samples applied so far, before any scaling by the consistency."""
-        return self._lr(self.samples_applied) if callable(self._lr) else self._lr
+        """The learning rate at the samples applied so far, before any scaling by the consistency; the first group's."""
+        return self.rates[0]
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The same of every group, where each has its own."""
+        return rates_at(self._lr, self.samples_applied)
 
     @property
     def live(self) -> list[int]:
@@ -219,8 +221,9 @@ class ParameterServer:
         if push.sequence is not None:
             record.sequence = push.sequence
         if not is_finite(push):
-            return self._rejected_as_not_finite(push)
-        self._fruitless = 0
+            self._fruitless.another(self._flat, version=self.version, live=len(self.participants))
+            return self._rejected(push, "non-finite")
+        self._fruitless.number = 0
         if self.consistency.is_late(push.worker, read, self.version):
             return self._rejected(push, "late")
         if self.max_staleness is not None and staleness > self.max_staleness and self.on_stale == "reject":
@@ -275,17 +278,17 @@ class ParameterServer:
         if worker not in self._waiting:
             self.backups.drop(worker)
 
+    def rest(self, worker: int) -> Commit | None:
+        """A worker waits for samples: nobody waits for it until it reads or pushes again. Return a commit due now."""
+        self.participants.rest(worker)
+        return self.settle()
+
     def prepare(self, *, mirrored: bool = False) -> None:
         """Make the commit path ready, once, which may take seconds; the first commit does it if nobody has.
 
         ``mirrored``: backups have places of their own, which commits write.
         """
         self.commits.prepare(mirrored=mirrored, several=self.consistency.barrier, measure=self._measure_every > 0)
-
-    def require_finite(self) -> None:
-        """Raise `Diverged` if a weight is not finite."""
-        if not torch.isfinite(self._flat).all():
-            raise Diverged(self.version, "the weights are no longer finite")
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -296,24 +299,25 @@ class ParameterServer:
     def _apply(self, entries: Sequence[tuple[Push, int]], worker: int) -> Commit:
         self.prepare()
         total = sum(push.samples for push, _ in entries)
-        lr = self.lr * self.consistency.lr_factor(len(entries))
-        live = max(1, len(self.participants))
-        parts = [self._part(push, read, lr, total, live) for push, read in entries]
+        factor = self.consistency.lr_factor(len(entries))
+        rates, live = tuple(rate * factor for rate in self.rates), max(1, len(self.participants))
+        parts = [self._part(push, read, rates, total, live) for push, read in entries]
+        absent = tuple(sorted(set.intersection(*(set(push.absent) for push, _ in entries))))
         measure = self._measure_every > 0 and self.version % self._measure_every == 0
         placed = [push.worker for push, _ in entries if self.backups.place_of(push.worker) is not None]
         mirrors = [self.backups.of(worker) for worker in placed]
-        ratio, quality = self.commits.apply(self._flat, parts, measure=measure, mirrors=mirrors)
+        ratio, quality = self.commits.apply(self._flat, parts, measure=measure, mirrors=mirrors, absent=absent)
         staleness = self.version - next(read for push, read in entries if push.worker == worker)
         self.version += 1
         for member in placed:
             self.backups.wrote(member, self.version)
         for push, _ in entries:
             self._close(push)
-        return Commit(self.version, worker, staleness, contributions_of(entries), lr, live, ratio, quality)
+        return Commit(self.version, worker, staleness, contributions_of(entries), rates[0], live, ratio, quality)
 
-    def _part(self, push: Push, read: int, lr: float, total: int, live: int) -> Part:
-        staleness = self.version - read
-        facts = Facts(staleness, lr, self.version, live, self.version, total)
+    def _part(self, push: Push, read: int, rates: tuple[float, ...], total: int, live: int) -> Part:
+        staleness, each = self.version - read, rates if len(rates) > 1 else ()
+        facts = Facts(staleness, rates[0], self.version, live, self.version, total, rates=each)
         backup = self.backups.of(push.worker) if self.commits.reads_backup else self._flat
         weight = push.samples / total
         if self.max_staleness is not None and staleness > self.max_staleness:
@@ -323,7 +327,7 @@ class ParameterServer:
     def _close(self, push: Push) -> None:
         """Book a committed push: its samples, its lease and its buffers."""
         self.samples_applied += push.samples
-        if self.leases is not None and push.lease is not None:
+        if self.leases is not None and isinstance(push.lease, Lease):
             self.leases.finish(push.lease)
         self.buffers.commit(push.worker, push.buffers)
         if not self.participants.lives(push.worker, push.incarnation):
@@ -336,14 +340,6 @@ class ParameterServer:
         self.participants.park(push.worker)
         staleness = self.version - self.read_version(push.worker)
         return Rejected(self.version, push.worker, staleness, reason, push.lease, lost)
-
-    def _rejected_as_not_finite(self, push: Push) -> Rejected:
-        """A gradient that is not finite: the samples' fault, or have the weights diverged?"""
-        self.require_finite()
-        self._fruitless += 1
-        if self._fruitless > _FRUITLESS * max(1, len(self.participants)):
-            raise Diverged(self.version, f"the last {self._fruitless} gradients pushed were not finite")
-        return self._rejected(push, "non-finite")
 
     # -- state -----------------------------------------------------------------------------------------------
 
@@ -366,14 +362,15 @@ class ParameterServer:
             "leases": None if self.leases is None else self.leases.state_dict(under_way=under_way),
             "workers": self.participants.state_dict(under_way=under_way),
             "waiting": self._waiting.state_dict(),
-            "fruitless": self._fruitless if under_way else 0,
+            "fruitless": self._fruitless.number if under_way else 0,
             "made_with": self._made_with(),
         }
 
     def _made_with(self) -> dict[str, str]:
         """What a state belongs to."""
         made = {"weights": self.layout.hash, "rule": self.rule.spec, "optimizer": self.rule.optimizer_spec}
-        return made | {"consistency": self.consistency.spec}
+        groups = [(each.stop, each.lr_factor, each.optimizer) for each in self.commits.path.stretches]
+        return made | {"consistency": self.consistency.spec} | ({"groups": repr(groups)} if len(groups) > 1 else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, into a server made with the same arguments."""
@@ -388,7 +385,7 @@ class ParameterServer:
             self.leases.load_state_dict(state["leases"])
         self.participants.load_state_dict(state["workers"])
         self._waiting.load_state_dict(state["waiting"], device=self.layout.device)
-        self._fruitless = state["fruitless"]
+        self._fruitless.number = state["fruitless"]
 
     def bytes_held(self) -> dict[str, int]:
         """Bytes held now: weights, backups, rule state, and copies of gradients that wait for their round."""

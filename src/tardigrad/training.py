@@ -21,7 +21,7 @@ from tardigrad.checkpoint import Checkpoint, read_checkpoint, remove_checkpoints
 from tardigrad.config import RunConfig, file_name
 from tardigrad.directories import create_directory, cut_back, lives, may_go_on
 from tardigrad.engines import ENGINES
-from tardigrad.engines.base import Engine, Evaluation, Job, Observer
+from tardigrad.engines.base import BasicEngine, Evaluation, Observer, Stage
 from tardigrad.errors import AllWorkersLost, Diverged, RunDirectoryError, Stopped, WorkerFailed
 from tardigrad.logs import read_header
 from tardigrad.presence import require_nobody
@@ -31,7 +31,7 @@ from tardigrad.saving import Saving
 from tardigrad.server import ParameterServer
 from tardigrad.specs import parse_spec
 from tardigrad.steering import Steering
-from tardigrad.tasks.base import Task
+from tardigrad.tasks.base import Metric, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +100,14 @@ def train(
     task = recipe if isinstance(recipe, Task) else blueprint_of(config).build_task()
     made = rule if isinstance(rule, Rule) else make_rule(config.rule, optimizer=config.optimizer)
     with threads(1), torch.random.fork_rng(devices=_cuda_devices(config)):
-        place = Path(directory) if directory is not None else _fresh_directory(config)
-        job = assemble(_as_begun(config, place), task, made, named=not isinstance(recipe, Task))
+        place = Path(directory) if directory is not None else fresh_directory(config)
+        job = assemble(as_begun(config, place), task, made, named=not isinstance(recipe, Task))
         if engine_class.has_processes:
             require_nobody(place)
-        _make_ready(job.server, observers, mirrored=engine_class.has_processes)
-        state = _prepare(place, config)
+        make_ready(job.server, observers, mirrored=engine_class.has_processes)
+        state = opened(place, config)
         life = 0 if state is None else lives(place) + 1
-        recorder = recorder_of(place, config, task, job, None if state is None else state["recorder"])
+        recorder = recorder_of(place, config, task.metric, job, None if state is None else state["recorder"])
         steering = Steering(place) if engine_class.has_processes else None
         watching = [recorder, *observers] if steering is None else [recorder, steering, *observers]
         engine = engine_class(replace(job, observers=watching, steering=steering, life=life))
@@ -116,7 +116,7 @@ def train(
         if state is not None:
             engine.load_state_dict(state.pop("engine"))  # its tensors are copied, and not kept any longer
         try:
-            summary = _run(engine, recorder, Saving(engine, recorder, config, stop))
+            summary = run_engine(engine, recorder, Saving(engine, recorder, config, stop))
         finally:
             if steering is not None:
                 steering.close()
@@ -158,7 +158,7 @@ def stopped_config(directory: Path) -> RunConfig:
     return RunConfig.from_json(json.loads((directory / "config.json").read_text()))
 
 
-def _as_begun(config: RunConfig, place: Path) -> RunConfig:
+def as_begun(config: RunConfig, place: Path) -> RunConfig:
     """The configuration with the commit path that the run in this directory took, if there is one: it keeps to it."""
     if not may_go_on(place):
         return config
@@ -166,7 +166,7 @@ def _as_begun(config: RunConfig, place: Path) -> RunConfig:
     return config.replace(commit_path=header["commit_path"], commit_threads=header.get("commit_threads", 1))
 
 
-def _make_ready(server: ParameterServer, observers: Sequence[Observer], *, mirrored: bool) -> None:
+def make_ready(server: ParameterServer, observers: Sequence[Observer], *, mirrored: bool) -> None:
     """Compile what commits need, which takes seconds, and say so."""
     if server.commits.path.name == "compiled":
         for observer in observers:
@@ -174,7 +174,7 @@ def _make_ready(server: ParameterServer, observers: Sequence[Observer], *, mirro
     server.prepare(mirrored=mirrored)
 
 
-def _prepare(place: Path, config: RunConfig) -> dict[str, Any] | None:
+def opened(place: Path, config: RunConfig) -> dict[str, Any] | None:
     """Make the directory ready: cut back to its last checkpoint, whose state is returned; None: the run begins."""
     found = read_checkpoint(place) if may_go_on(place) else None
     if found is None:
@@ -196,7 +196,7 @@ def _require_same(config: RunConfig, found: Checkpoint) -> None:
         )
 
 
-def _run(engine: Engine, recorder: Recorder, saving: Saving) -> dict[str, Any]:
+def run_engine(engine: BasicEngine, recorder: Recorder, saving: Saving) -> dict[str, Any]:
     """Run to the end, which is recorded whatever it is, or until it is stopped."""
     server = engine.job.server
     status, message = "interrupted", "ended by an error or by hand"
@@ -227,9 +227,10 @@ def _run(engine: Engine, recorder: Recorder, saving: Saving) -> dict[str, Any]:
     return summary
 
 
-def recorder_of(place: Path, config: RunConfig, task: Task, job: Job, state: Mapping[str, Any] | None) -> Recorder:
+def recorder_of(
+    place: Path, config: RunConfig, metric: Metric | None, job: Stage, state: Mapping[str, Any] | None
+) -> Recorder:
     """What records a run in its directory; ``state``: of its last checkpoint, None where it begins."""
-    metric = task.metric
     described = {
         "name": metric.name if metric else "loss",
         "unit": metric.unit if metric else "",
@@ -248,7 +249,7 @@ def recorder_of(place: Path, config: RunConfig, task: Task, job: Job, state: Map
     )
 
 
-def _fresh_directory(config: RunConfig) -> Path:
+def fresh_directory(config: RunConfig) -> Path:
     """A directory below runs/ that does not exist yet."""
     recipe = parse_spec(config.recipe or config.task).name
     base = Path("runs") / file_name(recipe)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tardigrad.records import Contribution, Lease, Push
+from tardigrad.records import Contribution, Push, lease_of, plain_lease
 
 
 class WaitingPushes:
@@ -70,12 +70,12 @@ _NUMBERS = ("samples", "incarnation", "sequence", "norm", "loss")
 
 
 def _plain(push: Push, read: int) -> dict[str, Any]:
-    lease = push.lease
     return {
         "read_version": read,
         "gradient": push.gradient.clone(),
         "buffers": {name: tensor.clone() for name, tensor in push.buffers.items()},
-        "lease": None if lease is None else [lease.epoch, lease.start, lease.stop],
+        "lease": plain_lease(push.lease),
+        "absent": list(push.absent),
         **{name: getattr(push, name) for name in _NUMBERS},
     }
 
@@ -88,7 +88,8 @@ def _push(worker: int, plain: Mapping[str, Any], device: torch.device) -> tuple[
         worker=worker,
         gradient=own(plain["gradient"]),
         buffers={name: own(tensor) for name, tensor in plain["buffers"].items()},
-        lease=None if plain["lease"] is None else Lease(*plain["lease"]),
+        lease=lease_of(plain["lease"]),
+        absent=tuple(plain.get("absent", ())),
         **{name: plain[name] for name in _NUMBERS},
     )
     return push, plain["read_version"]

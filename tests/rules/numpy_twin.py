@@ -12,6 +12,9 @@
   2 g - g' elsewhere; its-length g |g'| / |g|; its-direction g' |g| / |g'|.
 * clipping: g min(1, max_norm / |g|).
 * then d = g + wd w, v = momentum v + (1 - dampening) d (v = d at first), and w <- w - lr v, or - lr (d + momentum v).
+* Kingma & Ba 2015, Algorithm 1: m = b1 m + (1 - b1) d, v = b2 v + (1 - b2) d^2, w <- w - lr (m / (1 - b1^t)) /
+  (sqrt(v / (1 - b2^t)) + eps), where Adam's d = g + wd w, AdamW's d = g and w <- (1 - lr wd) w first; amsgrad: the
+  largest v so far in v's place. Damped behind it: as behind momentum b1 with dampening b1.
 """
 
 from functools import lru_cache
@@ -66,6 +69,7 @@ class Twin:
         self.version = 0
         self.momentum = self.dampening = self.weight_decay = 0.0
         self.nesterov, self.v = False, None
+        self.adam, self.moments = None, [0.0, 0.0, 0.0]
         self.recent = []
 
     def pull(self, worker):
@@ -114,6 +118,8 @@ class Twin:
         return g + compensation
 
     def gain(self, delay):
+        if self.adam:
+            return (1.0 - self.adam["beta1"]) * damping(self.adam["beta1"], False, delay)
         return (1.0 - self.dampening) * damping(self.momentum, self.nesterov, delay) if self.momentum else 1.0
 
     def lambda_t(self, worker, g):
@@ -124,8 +130,22 @@ class Twin:
         return self.lambda0 / np.sqrt(self.mean_square[key] + self.eps)
 
     def step(self, g):
+        if self.adam:
+            self.adams_step(g, **self.adam)
+            return
         d = g + self.weight_decay * self.w
         if self.momentum:
             self.v = d if self.v is None else self.momentum * self.v + (1.0 - self.dampening) * d
             d = d + self.momentum * self.v if self.nesterov else self.v
         self.w = self.w - self.lr * d
+
+    def adams_step(self, g, *, beta1, beta2, eps, decoupled, weight_decay, amsgrad):
+        d = g if decoupled else g + weight_decay * self.w
+        first, second, largest = self.moments
+        first = beta1 * first + (1.0 - beta1) * d
+        second = beta2 * second + (1.0 - beta2) * d**2
+        largest = np.maximum(largest, second)
+        self.moments, t = [first, second, largest], self.version + 1
+        root = np.sqrt((largest if amsgrad else second) / (1.0 - beta2**t))
+        kept = self.w - self.lr * weight_decay * self.w if decoupled else self.w
+        self.w = kept - self.lr * first / (1.0 - beta1**t) / (root + eps)

@@ -7,6 +7,7 @@ from numpy_twin import Twin
 
 import tardigrad
 from tardigrad.rules import COMPENSATIONS
+from tardigrad.specs import parse_spec
 
 SIZES = ((5, 3), (7,), ())
 COUNT = sum(int(np.prod(size)) for size in SIZES)
@@ -48,6 +49,8 @@ OPTIMIZERS = [
     {"weight_decay": 0.02},
     {"momentum": 0.8, "dampening": 0.3},
     {"momentum": 0.8, "nesterov": True, "weight_decay": 0.02},
+    {"optimizer": "adam(beta1=0.8, beta2=0.95, eps=1e-4, weight_decay=0.02)"},
+    {"optimizer": "adamw(beta1=0.8, beta2=0.9, eps=1e-4, weight_decay=0.02, amsgrad=True)"},
 ]
 
 
@@ -80,6 +83,14 @@ def script(length=200):
     return pushes
 
 
+def told(optimizer):
+    """The keywords as the twin knows them."""
+    if "optimizer" not in optimizer:
+        return optimizer
+    spec = parse_spec(optimizer["optimizer"])
+    return {"adam": {"amsgrad": False, **spec.kwargs, "decoupled": spec.name == "adamw"}}
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
 @pytest.mark.parametrize(("name", "keywords", "twin_keywords"), RULES, ids=[f"{r[0]} {r[1]}" for r in RULES])
 def test_200_pushes_of_3_workers_agree(name, keywords, twin_keywords, optimizer):
@@ -87,7 +98,7 @@ def test_200_pushes_of_3_workers_agree(name, keywords, twin_keywords, optimizer)
     w0, h = draw.normal(size=COUNT), draw.uniform(0.2, 1.0, size=COUNT)
     lr = 0.03
     twin = Twin(w0, name, lr=lr, **twin_keywords)
-    vars(twin).update(optimizer)
+    vars(twin).update(told(optimizer))
     server = tardigrad.ParameterServer(shaped(w0), tardigrad.rule(name, **keywords, **optimizer), lr=lr, workers=3)
     twin.kept = lambda version: coins(server.layout, version)
     seen = set()

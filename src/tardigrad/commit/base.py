@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from tardigrad.commit.groups import ParameterGroup, Stretch, stretches
+from tardigrad.commit.groups import ABSENT, ParameterGroup, Stretch, span, stretches
 from tardigrad.commit.state import RuleState
+from tardigrad.errors import InvalidArgument
 from tardigrad.layout import FlatLayout
 from tardigrad.records import Facts
 from tardigrad.rules.base import Rule
@@ -66,14 +68,60 @@ class CommitPath(ABC):
             CompileError: when this path does not work here, or not for this rule.
         """
 
-    @abstractmethod
+    @torch.no_grad()
     def apply(
-        self, weights: Tensor, parts: Sequence[Part], *, measure: bool = False, mirrors: Sequence[Tensor] = ()
+        self,
+        weights: Tensor,
+        parts: Sequence[Part],
+        *,
+        measure: bool = False,
+        mirrors: Sequence[Tensor] = (),
+        absent: Sequence[int] = (),
     ) -> float | None:
-        """Apply one commit in place; return ||compensation|| / ||gradient|| where ``measure``, else None.
+        """Apply one commit in place.
 
-        The new weights are also written into each of ``mirrors``, in the same pass; a part's backup may be one of them.
+        Args:
+            weights: flat.
+            parts: the contributions, at least one.
+            measure: whether to measure.
+            mirrors: flat buffers that the new weights are also written into; a part's backup may be one of them.
+            absent: numbers of the tensors that have no gradient in any part, where it must be zero. As torch.optim
+                passes over a parameter without one, their weights and state stay as they are, to the bit, and their
+                steps are not counted; what is written into mirrors is all weights.
+
+        Returns:
+            ||compensation|| / ||gradient|| where ``measure``, else None.
         """
+        ratio = self._applied(weights, parts, self._marks(absent), measure=measure, mirrors=mirrors)
+        for tensor in set(absent):
+            self.state.missed[tensor] += 1
+            cut = span(self.layout, tensor)
+            for mirror in mirrors:
+                mirror[cut].copy_(weights[cut])
+        return ratio
+
+    @abstractmethod
+    def _applied(
+        self,
+        weights: Tensor,
+        parts: Sequence[Part],
+        marks: tuple[int, ...],
+        *,
+        measure: bool,
+        mirrors: Sequence[Tensor],
+    ) -> float | None:
+        """`apply` but for what is absent: it is left out, of mirrors too; ``marks`` as `_marks` gives them."""
+
+    def _marks(self, absent: Sequence[int]) -> tuple[int, ...]:
+        """For each tensor how many commits it has missed, or `ABSENT`; nothing where none has or is."""
+        missed = self.state.missed
+        if not absent and not any(missed):
+            return ()
+        out = [number for number in absent if not 0 <= number < len(missed)]
+        if out:
+            raise InvalidArgument(f"absent={tuple(absent)}: {out[0]} is no tensor's number; there are {len(missed)}.")
+        gone = set(absent)
+        return tuple(ABSENT if number in gone else count for number, count in enumerate(missed))
 
     def remembered(self, part: Part) -> Part:
         """The contribution with what the path remembers of earlier ones; a part that has it already stays as it is."""

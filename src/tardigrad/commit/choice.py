@@ -89,13 +89,19 @@ class ChosenPath:
         return self._meter is not None and self._meter.is_due(version, staleness=staleness)
 
     def apply(
-        self, weights: Tensor, parts: Sequence[Part], *, measure: bool, mirrors: Sequence[Tensor]
+        self,
+        weights: Tensor,
+        parts: Sequence[Part],
+        *,
+        measure: bool,
+        mirrors: Sequence[Tensor],
+        absent: Sequence[int] = (),
     ) -> tuple[float | None, tuple[Quality, ...] | None]:
         """Apply one commit, as `CommitPath.apply` does; with its ratio comes what a probe found, where one was made."""
         quality = None
         if self._meter is not None:
-            parts, quality = self._meter.watch(self.path, weights, parts)
-        return self.path.apply(weights, parts, measure=measure, mirrors=mirrors), quality
+            parts, quality = self._meter.watch(self.path, weights, parts, absent=absent)
+        return self.path.apply(weights, parts, measure=measure, mirrors=mirrors, absent=absent), quality
 
     def state_dict(self) -> dict[str, Any]:
         """The path's state, copied, and that of the rules that are judged."""

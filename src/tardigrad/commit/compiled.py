@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from typing import ClassVar
 
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from tardigrad.arithmetic import threads as using
 from tardigrad.commit.base import CommitPath, Part, not_elementwise
-from tardigrad.commit.groups import ParameterGroup, Stretch
-from tardigrad.commit.kernels import Given, Kernels, given, kernels_of, tracing
+from tardigrad.commit.groups import ParameterGroup, Stretch, present
+from tardigrad.commit.kernels import given, kernels_of, tracing
 from tardigrad.errors import CompileError
 from tardigrad.layout import FlatLayout
 from tardigrad.records import Facts
@@ -67,68 +68,74 @@ class CompiledPath(CommitPath):
                 "compiler installed (g++, or name it in CXX)? Else use commit_path='exact'."
             ) from error
 
-    @torch.no_grad()
-    def apply(
-        self, weights: Tensor, parts: Sequence[Part], *, measure: bool = False, mirrors: Sequence[Tensor] = ()
+    def _applied(
+        self,
+        weights: Tensor,
+        parts: Sequence[Part],
+        marks: tuple[int, ...],
+        *,
+        measure: bool,
+        mirrors: Sequence[Tensor],
     ) -> float | None:
-        """Apply one commit in place; see the base class."""
+        """See the base class."""
+        cut = present(self.layout, self.stretches, marks) if marks else self.stretches
         with tracing(), using(self.threads):
-            parts = [self._measured(weights, part) for part in parts]
-            ratio = self._ratio(weights, parts) if measure else None
-            for stretch, kernels in zip(self.stretches, self._kernels, strict=True):
+            parts = [self._measured(weights, part, cut) for part in parts]
+            ratio = self._ratio(weights, parts, cut) if measure else None
+            for stretch in cut:
                 if len(parts) == 1 and not self._several:
-                    self._at_once(kernels, stretch, weights, parts[0], mirrors)
+                    self._at_once(stretch, weights, parts[0], mirrors)
                 else:
-                    self._in_blocks(kernels, stretch, weights, parts, mirrors)
+                    self._in_blocks(stretch, weights, parts, mirrors)
         return ratio
 
-    def _at_once(
-        self, kernels: Kernels, stretch: Stretch, weights: Tensor, part: Part, mirrors: Sequence[Tensor]
-    ) -> None:
+    def _at_once(self, stretch: Stretch, weights: Tensor, part: Part, mirrors: Sequence[Tensor]) -> None:
         cut = slice(stretch.start, stretch.stop)
         own = _cut(self.state.of(part.worker), cut)
         exchange = bool(mirrors) and mirrors[0] is part.backup and self.rule.compensation.reads_backup
-        kernels.commit(
+        self._kernels[stretch.number].commit(
             weights[cut],
             part.gradient[cut],
             self._backup(part, cut),
             mirrors[0][cut] if mirrors and not exchange else None,
             own,
             _cut(self.state.optimizer, cut),
-            *_given(part.facts, part.weight, stretch, cut),
+            *given(stretch.told(part.facts), part.weight, place=cut.start),
             exchange,
         )
 
-    def _in_blocks(
-        self, kernels: Kernels, stretch: Stretch, weights: Tensor, parts: Sequence[Part], mirrors: Sequence[Tensor]
-    ) -> None:
+    def _in_blocks(self, stretch: Stretch, weights: Tensor, parts: Sequence[Part], mirrors: Sequence[Tensor]) -> None:
         if self._total is None:
             self._total = weights.new_empty(self._block)
+        kernels, facts = self._kernels[stretch.number], [stretch.told(part.facts) for part in parts]
         for start in range(stretch.start, stretch.stop, self._block):
             cut = slice(start, min(start + self._block, stretch.stop))
             w, total = weights[cut], self._total[: cut.stop - start]
             for number, part in enumerate(parts):
-                own, told = _cut(self.state.of(part.worker), cut), _given(part.facts, part.weight, stretch, cut)
+                own, told = _cut(self.state.of(part.worker), cut), given(facts[number], part.weight, place=start)
                 kernels.gather(total, w, part.gradient[cut], self._backup(part, cut), own, *told, number == 0)
-            told = _given(parts[-1].facts, 1.0, stretch, cut)
+            told = given(facts[-1], 1.0, place=start)
             kernels.step(w, total, _cut(self.state.optimizer, cut), *told)
             for mirror in mirrors:
                 mirror[cut].copy_(w)
 
-    def _measured(self, weights: Tensor, part: Part) -> Part:
+    def _measured(self, weights: Tensor, part: Part, cut: Sequence[Stretch]) -> Part:
         """The contribution with the numbers over the whole vector that the compensation asks for."""
         for number in range(self.rule.compensation.read_passes):
             part = replace(part, facts=replace(part.facts, read_pass=number))
-            pairs = zip(self.stretches, self._kernels, strict=True)
-            part = self.concluded(part, (kernels.measure(*self._read(weights, part, each)) for each, kernels in pairs))
+            part = self.concluded(part, map(partial(self._sums, weights, part), cut))
         return part
 
-    def _ratio(self, weights: Tensor, parts: Sequence[Part]) -> float:
+    def _sums(self, weights: Tensor, part: Part, stretch: Stretch) -> Mapping[str, Tensor]:
+        sums: Mapping[str, Tensor] = self._kernels[stretch.number].measure(*self._read(weights, part, stretch))
+        return sums
+
+    def _ratio(self, weights: Tensor, parts: Sequence[Part], cut: Sequence[Stretch]) -> float:
         """||compensation|| / ||gradient||: a pass that only reads."""
         squares = [0.0, 0.0]
         for part in parts:
-            for stretch, kernels in zip(self.stretches, self._kernels, strict=True):
-                found = kernels.squares(*self._read(weights, part, stretch))
+            for stretch in cut:
+                found = self._kernels[stretch.number].squares(*self._read(weights, part, stretch))
                 squares = [total + float(square) for total, square in zip(squares, found, strict=True)]
         return math.sqrt(squares[0] / squares[1]) if squares[1] > 0.0 else 0.0
 
@@ -141,7 +148,7 @@ class CompiledPath(CommitPath):
             part.gradient[cut],
             self._backup(part, cut),
             own,
-            *_given(part.facts, part.weight, stretch, cut),
+            *given(stretch.told(part.facts), part.weight, place=cut.start),
         )
 
     def _backup(self, part: Part, cut: slice) -> Tensor | None:
@@ -181,10 +188,6 @@ def compiler() -> str | None:
         return str(cpp_builder.get_cpp_compiler())
     except (exc.InvalidCxxCompiler, OSError):
         return None
-
-
-def _given(facts: Facts, weight: float, stretch: Stretch, cut: slice) -> Given:
-    return given(facts, weight, lr_factor=stretch.lr_factor, gain=stretch.gain(facts), place=cut.start)
 
 
 def _cut(state: dict[str, Tensor], cut: slice) -> dict[str, Tensor]:

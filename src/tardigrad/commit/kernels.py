@@ -2,9 +2,9 @@
 
 Each is traced once for every way through the rule's page: a fresh gradient or a late one, the first step of a momentum
 or a later one. So what the rule may branch on comes as an int (`Facts` but for its learning rate), as a symbol that
-stands for any value; learning rate and weight come as elements of a tensor, which no trace can take for constants, and
-which a rule cannot branch on. (They reach the loop in float32, for float64 weights too.) The rule's own keywords are
-constants.
+stands for any value; learning rate, weight and the like come as elements of a tensor, which no trace can take for
+constants, and which a rule cannot branch on. (They reach the loop in float32, for float64 weights too.) The rule's own
+keywords are constants.
 """
 
 from __future__ import annotations
@@ -32,29 +32,33 @@ _TRACING: Any = torch._dynamo.config.patch(capture_scalar_outputs=True, speciali
 # Counts and lengths that happen to be equal are not taken for one symbol.
 _COUNTING: Any = _symbols.patch(use_duck_shape=False)  # type: ignore[attr-defined]
 
-Given = tuple[Tensor, tuple[int, ...], tuple[str, ...]]
+Names = tuple[tuple[str, ...], tuple[str, ...]]
+Given = tuple[Tensor, tuple[int, ...], Names]
 """What every function is given of a contribution's `Facts`, beside its tensors: numbers, counts, names.
 
-numbers: learning rate, weight in the sum, strength, gain, then the measured ones: float64 of shape (4 + names,), on the
-CPU.
+numbers: learning rate, weight in the sum, strength, gain, the measured ones, the optimizer's: float64 of shape
+(4 + names,), on the CPU.
 counts: staleness, version, live, step, samples, read_pass and place, each plus 2.
-names: of the measured numbers.
+names: of the measured numbers, and of the optimizer's.
 """
 
 
-def given(facts: Facts, weight: float, *, lr_factor: float, gain: float, place: int) -> Given:
-    """The facts of a contribution for one stretch of the buffer."""
+def given(facts: Facts, weight: float, *, place: int) -> Given:
+    """The facts of a contribution, as they are for one stretch of the buffer."""
     counts = (facts.staleness, facts.version, facts.live, facts.step, facts.samples, facts.read_pass, place)
-    numbers = (facts.lr * lr_factor, weight, facts.strength, gain, *facts.measured.values())
+    numbers = (facts.lr, weight, facts.strength, facts.gain, *facts.measured.values(), *facts.numbers.values())
     told = torch.tensor(numbers, dtype=torch.float64)
-    return told, tuple(count + _SHIFT for count in counts), tuple(facts.measured)
+    return told, tuple(count + _SHIFT for count in counts), (tuple(facts.measured), tuple(facts.numbers))
 
 
-def _facts(numbers: Tensor, counts: tuple[int, ...], names: tuple[str, ...]) -> Facts:
+def _facts(numbers: Tensor, counts: tuple[int, ...], names: Names) -> Facts:
     staleness, version, live, step, samples, read_pass, place = [count - _SHIFT for count in counts]
-    measured = {name: numbers[4 + number].item() for number, name in enumerate(names)}
     lr, strength, gain = numbers[0].item(), numbers[2].item(), numbers[3].item()
-    return Facts(staleness, lr, version, live, step, samples, measured, read_pass, place, gain, strength=strength)
+    measured = {name: numbers[4 + at].item() for at, name in enumerate(names[0])}
+    made = {name: numbers[4 + len(names[0]) + at].item() for at, name in enumerate(names[1])}
+    return Facts(
+        staleness, lr, version, live, step, samples, measured, read_pass, place, gain, strength=strength, numbers=made
+    )
 
 
 class Kernels:
@@ -76,7 +80,7 @@ class Kernels:
             moments: State,
             numbers: Tensor,
             counts: tuple[int, ...],
-            names: tuple[str, ...],
+            names: Names,
             exchange: bool,
         ) -> None:
             """A whole commit of one contribution; ``exchange``: the new weights go into ``backup`` too."""
@@ -101,7 +105,7 @@ class Kernels:
             own: State,
             numbers: Tensor,
             counts: tuple[int, ...],
-            names: tuple[str, ...],
+            names: Names,
             first: bool,
         ) -> None:
             """One contribution of several into their sum."""
@@ -111,7 +115,7 @@ class Kernels:
             total.copy_(repaired if first else total + repaired)
 
         def step(
-            w: Tensor, total: Tensor, moments: State, numbers: Tensor, counts: tuple[int, ...], names: tuple[str, ...]
+            w: Tensor, total: Tensor, moments: State, numbers: Tensor, counts: tuple[int, ...], names: Names
         ) -> None:
             """The optimizer's step with the sum."""
             stepped, moved = optimizer.step(w, total, moments, _facts(numbers, counts, names))
@@ -126,7 +130,7 @@ class Kernels:
             own: State,
             numbers: Tensor,
             counts: tuple[int, ...],
-            names: tuple[str, ...],
+            names: Names,
         ) -> Mapping[str, Tensor]:
             """The compensation's sums over the whole vector."""
             facts = _facts(numbers, counts, names)
@@ -139,7 +143,7 @@ class Kernels:
             own: State,
             numbers: Tensor,
             counts: tuple[int, ...],
-            names: tuple[str, ...],
+            names: Names,
         ) -> tuple[Tensor, Tensor]:
             """||compensation||^2 and ||gradient||^2."""
             facts = _facts(numbers, counts, names)

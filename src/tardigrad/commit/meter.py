@@ -161,24 +161,25 @@ class Candidate:
         """The contribution with this rule's window, where it has one."""
         return self._path.remembered(part)
 
-    def judged(self, weights: Tensor, part: Part) -> Quality:
+    def judged(self, weights: Tensor, part: Part, *, absent: Sequence[int] = ()) -> Quality:
         """How near it comes, with its state as it is before this contribution; what it follows has learnt from it.
 
         Args:
             weights: of now, flat.
             part: with ``again``, as `told` and `remembered` give it.
+            absent: tensors that the commit passes over; see `CommitPath.apply`.
         """
-        found = _products(self._path, weights, part)
+        found = _products(self._path, weights, part, absent)
         if self.following is not None:
             factor = self.following.factor
-            fitted = found if self._followed is self._path else _products(self._followed, weights, part)
+            fitted = found if self._followed is self._path else _products(self._followed, weights, part, absent)
             self.following.learn(_ratio(fitted.y_c / factor, fitted.y_y), _ratio(fitted.c_c / factor**2, fitted.y_y))
         return found.quality(self.name, part.facts.staleness, part.facts.strength)
 
-    def advance(self, weights: Tensor, part: Part) -> None:
+    def advance(self, weights: Tensor, part: Part, *, absent: Sequence[int] = ()) -> None:
         """Make its state what it is after this contribution, given as `told` and `remembered` give it."""
         if self._path.rule.compensation.state_spec():
-            for _ in self._path.compensated(weights, part, advance=True):
+            for _ in self._path.compensated(weights, part, advance=True, absent=absent):
                 pass
 
     def state_dict(self) -> dict[str, Any]:
@@ -234,7 +235,7 @@ class Meter:
 
     @torch.no_grad()
     def watch(
-        self, path: CommitPath, weights: Tensor, parts: Sequence[Part]
+        self, path: CommitPath, weights: Tensor, parts: Sequence[Part], *, absent: Sequence[int] = ()
     ) -> tuple[list[Part], tuple[Quality, ...] | None]:
         """See a commit before it is applied.
 
@@ -242,6 +243,7 @@ class Meter:
             path: that will apply it.
             weights: before it, flat.
             parts: its contributions.
+            absent: tensors that it passes over.
 
         Returns:
             The contributions as ``path`` is to apply them, and what was found if a probe is due and brought.
@@ -253,18 +255,25 @@ class Meter:
             if len(parts) == 1 and parts[0].again is not None and self.is_due(facts.version, staleness=facts.staleness):
                 self._next = (facts.version // self._every + 1) * self._every
                 told = [path.remembered(told[0])]
-                judged = [self._own.judged(weights, told[0])]
+                judged = [self._own.judged(weights, told[0], absent=absent)]
             for candidate in self._beside:
-                self._show(candidate, weights, parts, judged)
+                self._show(candidate, weights, parts, judged, absent)
         return told, None if judged is None else tuple(judged)
 
-    def _show(self, candidate: Candidate, weights: Tensor, parts: Sequence[Part], judged: list[Quality] | None) -> None:
+    def _show(
+        self,
+        candidate: Candidate,
+        weights: Tensor,
+        parts: Sequence[Part],
+        judged: list[Quality] | None,
+        absent: Sequence[int],
+    ) -> None:
         """Let a rule beside see every contribution; where one is judged, what is found is added."""
         for part in parts:
             seen = candidate.remembered(candidate.told(part))
             if judged is not None:
-                judged.append(candidate.judged(weights, seen))
-            candidate.advance(weights, seen)
+                judged.append(candidate.judged(weights, seen, absent=absent))
+            candidate.advance(weights, seen, absent=absent)
 
     def state_bytes(self) -> int:
         """Bytes of state of the rules beside."""
@@ -294,11 +303,11 @@ def _unstepped(rule: Rule, layout: FlatLayout, *, threads: int, groups: Sequence
     return path
 
 
-def _products(path: ExactPath, weights: Tensor, part: Part) -> Products:
+def _products(path: ExactPath, weights: Tensor, part: Part, absent: Sequence[int]) -> Products:
     """The inner products of one contribution, compensated by a path whose state stays as it is."""
     assert part.again is not None
     total = torch.zeros(9, dtype=torch.float64, device=weights.device)
-    for piece, repaired in path.compensated(weights, part, advance=False):
+    for piece, repaired in path.compensated(weights, part, advance=False, absent=absent):
         whole = (piece.of(part.gradient), piece.of(part.again), repaired)
         for blocks in zip(*(torch.split(tensor.reshape(-1), _BLOCK) for tensor in whole), strict=True):
             total += _block_products(*(block.double() for block in blocks))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from tardigrad.layout import FlatLayout
 from tardigrad.optimizers.base import Optimizer, State
 from tardigrad.rules.base import Compensation
@@ -18,6 +20,7 @@ class RuleState:
     Attributes:
         optimizer: the optimizer's tensors.
         window: the last gradients, where the compensation wants them.
+        missed: for each tensor of the layout, from how many commits it was absent.
     """
 
     def __init__(self, compensation: Compensation, optimizers: Sequence[Optimizer], layout: FlatLayout) -> None:
@@ -29,6 +32,7 @@ class RuleState:
         self.optimizer: State = {name: layout.zeros() for name in names}
         plan = compensation.window_plan
         self.window = None if plan is None else Window(plan, layout)
+        self.missed = [0] * len(layout.shapes)
 
     def of(self, worker: int) -> State:
         """The compensation's tensors for one worker: its own and the shared ones."""
@@ -40,15 +44,20 @@ class RuleState:
         return held
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer state, shared compensation state, and each worker's own, copied."""
-        return {
+        """Optimizer state, shared compensation state, each worker's own, and what was missed, if anything; copied."""
+        kept: dict[str, Any] = {
             "optimizer": {name: tensor.clone() for name, tensor in self.optimizer.items()},
             "shared": {name: tensor.clone() for name, tensor in self._shared.items()},
             "workers": {
                 worker: {name: tensor.clone() for name, tensor in held.items() if name not in self._shared}
                 for worker, held in self._own.items()
             },
-        } | ({} if self.window is None else {"window": self.window.state_dict()})
+        }
+        if self.window is not None:
+            kept["window"] = self.window.state_dict()
+        if any(self.missed):
+            kept["missed"] = torch.tensor(self.missed)
+        return kept
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
@@ -58,6 +67,7 @@ class RuleState:
             tensor.copy_(state["shared"][name])
         if self.window is not None:
             self.window.load_state_dict(state["window"])
+        self.missed = state["missed"].tolist() if "missed" in state else [0] * len(self.missed)
         self._own.clear()
         for worker, held in state["workers"].items():
             own = self.of(int(worker))

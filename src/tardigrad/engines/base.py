@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
-
-import torch
 
 from tardigrad.blueprint import Blueprint
 from tardigrad.delays import ComputeTimes
-from tardigrad.errors import Diverged
 from tardigrad.evaluation import Evaluator
 from tardigrad.faults import FaultPlan
-from tardigrad.records import Commit, Failure, Held, Push, Rejected, Snapshot
+from tardigrad.records import Commit, Failure, Held, Lease, Push, Rejected, Snapshot
 from tardigrad.server import ParameterServer
 from tardigrad.worker import Worker
 
@@ -115,6 +111,26 @@ class Observer:
     def held(self, time: float, push: Push, result: Held) -> None:
         """A push was accepted and waits for others of its round."""
 
+    def taken(self, time: float, worker: int, incarnation: int, lease: Lease | None) -> None:
+        """A worker that runs a script was given samples ahead, or found none."""
+
+    def rested(self, time: float, worker: int, incarnation: int) -> None:
+        """Such a worker waits for samples: nobody waits for it until it is given some."""
+
+    def returned(
+        self, time: float, worker: int, incarnation: int, leases: Sequence[Lease], lost: Sequence[Lease], reason: str
+    ) -> None:
+        """Leases of such a worker came back: "unused", "skipped", or a push was refused; some of them given up."""
+
+    def planned(self, time: float, epochs: int) -> None:
+        """A script has said, or its end has shown, of how many epochs the run is."""
+
+    def sized(self, time: float, worker: int, samples: int) -> None:
+        """Leases of a worker hold so many samples from now on."""
+
+    def logged(self, time: float, worker: int, version: int, values: Mapping[str, float]) -> None:
+        """A script has recorded numbers of its own; ``version`` of the weights it had read."""
+
     def joined(self, time: float, worker: int, incarnation: int) -> None:
         """A worker takes part from now on: one that was added, or one that is restarted. (Not told of the first.)"""
 
@@ -187,60 +203,66 @@ class Limits:
     digest_every: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Everything an engine needs.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What every engine needs, wherever gradients come from.
 
     Attributes:
-        server: with leases.
-        body: computes the gradients of all workers that live in this process.
-        evaluator: judges the weights.
-        times: how long a gradient takes in virtual time.
-        network: how long what travels takes in virtual time.
+        server: to be pulled from and pushed to.
         samples_per_epoch: size of the training set.
         evaluate_every: epochs between evaluations, > 0.
         observers: told of everything.
-        blueprint: from which a process of its own builds worker or evaluator.
         faults: what is to go wrong.
         life: how often this run was taken up again.
         limits: when a worker counts as failed, and what follows.
         speeds: for real workers, how fast each is: in (0, 1], one for each, or empty.
         steering: shows the run to the outside and takes wishes from there.
-        prober: computes the second gradients of probes, on the server's device; None: ``body`` does.
     """
 
     server: ParameterServer
-    body: Worker
-    evaluator: Evaluator
-    times: ComputeTimes
-    network: Network
     samples_per_epoch: int
     evaluate_every: float = 1.0
     observers: Sequence[Observer] = ()
-    blueprint: Blueprint | None = None
     faults: FaultPlan = field(default_factory=FaultPlan)
     life: int = 0
     limits: Limits = Limits()
     speeds: Sequence[float] = ()
     steering: Steering | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(Stage):
+    """Everything that an engine needs which computes a task itself; the server has leases.
+
+    Attributes:
+        body: computes the gradients of all workers that live in this process.
+        evaluator: judges the weights.
+        times: how long a gradient takes in virtual time.
+        network: how long what travels takes in virtual time.
+        blueprint: from which a process of its own builds worker or evaluator.
+        prober: computes the second gradients of probes, on the server's device; None: ``body`` does.
+    """
+
+    body: Worker
+    evaluator: Evaluator
+    times: ComputeTimes
+    network: Network
+    blueprint: Blueprint | None = None
     prober: Worker | None = None
 
 
-class Engine(ABC):
-    """Runs a job to its end.
+class BasicEngine(ABC):
+    """Runs something to its end, stage by stage, wherever gradients come from.
 
     Attributes:
         has_processes: whether workers are processes of their own, in wall time.
     """
 
     has_processes: ClassVar[bool] = False
+    job: Stage
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Stage) -> None:
         self.job = job
-
-    @classmethod  # noqa: B027 - most engines have nothing to prepare
-    def prepare(cls, blueprint: Blueprint) -> None:
-        """Begin with what takes time and needs no more than this; called before anything is built."""
 
     @property
     def now(self) -> float:
@@ -248,9 +270,9 @@ class Engine(ABC):
         return 0.0
 
     @property
+    @abstractmethod
     def computation(self) -> str:
         """How gradients are computed, for the record."""
-        return self.job.body.computation
 
     @abstractmethod
     def run(self, pause: Callable[[], bool] | None = None) -> bool:
@@ -276,118 +298,22 @@ class Engine(ABC):
         """Restore what `state_dict` gave, into a new engine with an equal job; `run` then goes on from there."""
 
 
-@dataclass(slots=True)
-class EvaluationClock:
-    """Evaluates at the start, whenever another ``evaluate_every`` epochs of samples are settled, and at the end.
-
-    Digests of the weights are told of at the same moments, or every ``digest_every`` commits.
-    """
+class Engine(BasicEngine):
+    """Runs a job to its end."""
 
     job: Job
-    _next: float = 0.0
-    _version: int = -1
-    _losses: tuple[float, int] = (0.0, 0)  # sum and number
-    _training: float = 0.0
-    _since: float = field(default_factory=perf_counter)
 
-    def committed(self, time: float, commit: Commit) -> None:
-        """Note the losses of a commit, and evaluate if it is time."""
-        total, number = self._losses
-        for part in commit.contributions:
-            if part.loss is not None:
-                total, number = total + part.loss, number + 1
-        self._losses = total, number
-        every = self.job.limits.digest_every
-        if every and commit.version % every == 0:
-            self.digest()
-        if self._settled() >= self._next:
-            self.evaluate(time)
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
 
-    def finish(self, time: float) -> None:
-        """The last evaluation, and the last digest, unless they were made already."""
-        every = self.job.limits.digest_every
-        if every and self.job.server.version % every:
-            self.digest()
-        if self._version != self.job.server.version:
-            self.evaluate(time)
+    @classmethod
+    def prepare(cls, blueprint: Blueprint) -> None:
+        """Begin with what takes time and needs no more than this; called before anything is built."""
 
-    def diverged(self, time: float) -> None:
-        """The last evaluation, of weights that are no longer finite."""
-        self.judge(self.draft(time, diverged=True))
-
-    def evaluate(self, time: float) -> None:
-        """Evaluate now and tell the observers.
-
-        Raises:
-            Diverged: when a weight or the loss is not finite; that evaluation was recorded as diverged.
-        """
-        finite = bool(torch.isfinite(self.job.server.flat).all())
-        if not self.job.limits.digest_every:
-            self.digest()
-        evaluation = self.judge(self.draft(time, diverged=not finite))
-        if evaluation.diverged:
-            what = "loss is" if finite else "weights are"
-            raise Diverged(evaluation.version, f"the {what} no longer finite")
-
-    def draft(self, time: float, *, diverged: bool = False) -> Evaluation:
-        """What is known of an evaluation before its scores are; the next one is due later."""
-        self._training += perf_counter() - self._since
-        job, server = self.job, self.job.server
-        total, number = self._losses
-        draft = Evaluation(
-            version=server.version,
-            samples=server.samples_applied,
-            epoch=server.samples_applied / job.samples_per_epoch,
-            time=time,
-            wall=self._training,
-            lr=server.lr,
-            train_loss=total / number if number else None,
-            scores={},
-            diverged=diverged,
-        )
-        self._version, self._losses = server.version, (0.0, 0)
-        while self._next <= self._settled():
-            self._next += job.evaluate_every * job.samples_per_epoch
-        self._since = perf_counter()
-        return draft
-
-    def judge(self, draft: Evaluation) -> Evaluation:
-        """Evaluate in this process, while training waits."""
-        server, since = self.job.server, perf_counter()
-        scores = self.job.evaluator.evaluate(server.flat, server.buffers.combined(server.live))
-        self._since = perf_counter()
-        return self.tell(draft, scores, self._since - since)
-
-    def tell(self, draft: Evaluation, scores: dict[str, dict[str, float]], seconds: float) -> Evaluation:
-        """Complete an evaluation, and tell the observers of it."""
-        diverged = draft.diverged or not all(math.isfinite(split["loss"]) for split in scores.values())
-        evaluation = replace(draft, scores=scores, seconds=seconds, diverged=diverged)
-        for observer in self.job.observers:
-            observer.evaluated(evaluation)
-        return evaluation
-
-    def digest(self) -> None:
-        """Tell the observers the digests of the weights as they are now."""
-        server = self.job.server
-        found = server.layout.digests(server.flat)
-        for observer in self.job.observers:
-            observer.digested(server.version, found)
-
-    def state_dict(self) -> dict[str, Any]:
-        """When the next evaluation is due, what was evaluated last, and what was noted since."""
-        training = self._training + perf_counter() - self._since
-        return {"next": self._next, "version": self._version, "losses": self._losses, "training": training}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave; the seconds in between do not count."""
-        self._next, self._version = state["next"], state["version"]
-        self._losses, self._training = (state["losses"][0], state["losses"][1]), state["training"]
-        self._since = perf_counter()
-
-    def _settled(self) -> int:
-        """Samples applied or given up: what an epoch is counted by, so that lost samples delay no evaluation."""
-        server = self.job.server
-        return server.samples_applied + (server.leases.lost_samples if server.leases else 0)
+    @property
+    def computation(self) -> str:
+        """How gradients are computed, for the record."""
+        return self.job.body.computation
 
 
 def _finite(value: float | None) -> float | None:

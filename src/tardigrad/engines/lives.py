@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tardigrad.engines.base import Job
+from tardigrad.engines.base import Stage
 from tardigrad.errors import AllWorkersLost, WorkerFailed
 from tardigrad.records import Commit, Failure
 
@@ -22,11 +22,17 @@ class Lives:
         committed: told (time, commit) of a round that had been waiting for the worker that failed only.
     """
 
-    def __init__(self, job: Job, committed: Callable[[float, Commit], None]) -> None:
+    def __init__(self, job: Stage, committed: Callable[[float, Commit], None]) -> None:
         self._job = job
         self._committed = committed
         self._restarts: dict[int, int] = {}
         self._given_up: dict[int, Failure | None] = {}  # worker -> its last failure; None: before the run was resumed
+
+    @property
+    def over(self) -> bool:
+        """Whether every sample was applied or is listed as lost."""
+        leases = self._job.server.leases
+        return leases is not None and leases.over
 
     @property
     def restarts(self) -> dict[int, int]:
@@ -106,7 +112,6 @@ class Lives:
 
     def _require_somebody(self) -> None:
         server = self._job.server
-        over = server.leases is not None and server.leases.over
-        if not server.live and not over:
+        if not server.live and not self.over:
             last = [failure for failure in self._given_up.values() if failure is not None]
             raise AllWorkersLost(server.version, last)

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from tardigrad.engines.base import Engine, EvaluationClock, Job
+from tardigrad.engines.base import Engine, Job
+from tardigrad.engines.clock import EvaluationClock
 from tardigrad.engines.parting import Parting
 from tardigrad.engines.probing import computed_push
 from tardigrad.errors import Diverged, InvalidArgument, ProtocolError, ReplayError

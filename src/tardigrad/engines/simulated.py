@@ -17,7 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tardigrad.engines.base import Engine, EvaluationClock, Job
+from tardigrad.engines.base import Engine, Job
+from tardigrad.engines.clock import EvaluationClock
 from tardigrad.engines.lives import Lives
 from tardigrad.engines.probing import computed_push
 from tardigrad.errors import Diverged

@@ -6,6 +6,10 @@ from tardigrad.specs import Registry
 
 OPTIMIZERS = Registry(
     "optimizer",
-    {"sgd": "tardigrad.optimizers.sgd:SGD"},
+    {
+        "sgd": "tardigrad.optimizers.sgd:SGD",
+        "adam": "tardigrad.optimizers.adam:Adam",
+        "adamw": "tardigrad.optimizers.adam:AdamW",
+    },
     group="tardigrad.optimizers",
 )

@@ -147,7 +147,7 @@ def _recorder(recorded: RecordedRun, rule: Rule, job: Job, task: Task, place: Pa
         rule=rule.spec, optimizer=rule.optimizer_spec, engine="replayed", label=_label(recorded.config, rule)
     )
     create_directory(place)
-    recorder = recorder_of(place, config, task, job, None)
+    recorder = recorder_of(place, config, task.metric, job, None)
     file = place / "environment.json"
     origin = {"run": str(recorded.place), "engine": recorded.engine}
     write_json(file, json.loads(file.read_text()) | {"replayed": origin})

@@ -18,10 +18,10 @@ from tardigrad.config import RunConfig
 from tardigrad.durable import read_json
 from tardigrad.engines import ENGINES
 from tardigrad.engines.base import Job
+from tardigrad.environment import cpu_name
 from tardigrad.errors import DataError, InvalidArgument, MissingDependencyError, ReplayError
 from tardigrad.imports import import_all
 from tardigrad.logs import read_header
-from tardigrad.recording import cpu_name
 from tardigrad.rules.base import Rule
 from tardigrad.tasks.base import Task
 

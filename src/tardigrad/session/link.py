@@ -8,7 +8,7 @@ worker reads, and *up*, which the worker writes and the server reads; a call say
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,10 +40,24 @@ class Schedule:
     Attributes:
         unit: samples that one step of the user's scheduler stands for, >= 1.
         rates: from the first unit on, the learning rate of each group. Beyond the last row the last holds.
+        period: samples of an epoch, at whose end a step ends early, as plain PyTorch steps for an epoch's last, smaller
+            batch too; None: of a stream.
     """
 
     unit: int
     rates: tuple[tuple[float, ...], ...]
+    period: int | None = None
+
+    def units(self, samples: int) -> int:
+        """Steps of the user's scheduler that so many applied samples stand for."""
+        if self.period is None:
+            return samples // self.unit
+        epochs, rest = divmod(samples, self.period)
+        return epochs * -(-self.period // self.unit) + rest // self.unit
+
+    def at(self, samples: int) -> tuple[float, ...]:
+        """The learning rate of each group after so many applied samples."""
+        return self.rates[min(self.units(samples), len(self.rates) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +142,14 @@ class Link(ABC):
         workers: how many there were at first.
         incarnation: which life of the worker this is.
         seed: of the run.
+        renewed: called with what was read anew while the worker waited for samples; set by the session.
     """
 
     worker: int
     workers: int
     incarnation: int
     seed: int
+    renewed: Callable[[Released], None] | None = None
 
     @abstractmethod
     def prepare(self, prepared: Prepared) -> Welcome:

@@ -22,7 +22,7 @@ from tardigrad.audit import audit
 from tardigrad.config import RunConfig
 from tardigrad.errors import UnknownName, WorkerFailed
 from tardigrad.leases import epoch_permutation
-from tardigrad.records import Failure
+from tardigrad.records import Failure, Lease
 from tardigrad.replaying import replay
 from tardigrad.tasks.base import Task
 from tardigrad.testing.engine_runs import Bench, Ran, Tape
@@ -96,7 +96,7 @@ def _samples_are_applied_once(bench: Bench) -> None:
     epochs, samples = bench.settings["epochs"], len(_task(bench).train)
     for ran in _ordinary(bench):
         parts = [part for commit in ran.tape.commits for part in commit.contributions]
-        leases = [part.lease for part in parts if part.lease is not None]
+        leases = [part.lease for part in parts if isinstance(part.lease, Lease)]
         done = Counter((lease.epoch, at) for lease in leases for at in range(lease.start, lease.stop))
         due = Counter((epoch, at) for epoch in range(epochs) for at in range(samples))
         require(done == due, f"not once: {sorted((done - due) + (due - done))[:5]}.")

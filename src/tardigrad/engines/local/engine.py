@@ -7,56 +7,44 @@ process writes weights, so a worker that dies, at whatever instant, takes nothin
 
 from __future__ import annotations
 
-import os
 import selectors
-import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any
 
 from tardigrad.blueprint import Blueprint
 from tardigrad.buffers import copy_into
-from tardigrad.engines.base import Engine, Job, View
-from tardigrad.engines.lives import Lives
+from tardigrad.engines.base import Engine, Job
+from tardigrad.engines.local.base import ProcessEngine
 from tardigrad.engines.local.judging import EvaluationsBeside
 from tardigrad.engines.local.mischief import bring_about
 from tardigrad.engines.local.nursery import prepare
 from tardigrad.engines.local.places import device_of, require_no_child, require_startable
 from tardigrad.engines.local.processes import Duty
 from tardigrad.engines.local.station import Station
-from tardigrad.engines.local.timers import Timers
 from tardigrad.engines.probing import probed
 from tardigrad.errors import Diverged, InvalidArgument
 from tardigrad.faults import Fault
-from tardigrad.records import Commit, Failure, Held, Push, PushResult, Rejected, Snapshot
+from tardigrad.records import Commit, Push, Snapshot
 from tardigrad.transports.slots import FAULTS, Order, Pushed, Raised, Ready, SlotLayout
 
-_TICK = 0.2  # seconds between looks at what does not announce itself
-_STOOD_STILL = 2.0  # a longer gap between two looks: the machine or this process was stopped, not the workers
 
-
-class LocalEngine(Engine):
+class LocalEngine(ProcessEngine[Station], Engine):
     """Workers as processes on this machine."""
 
-    has_processes: ClassVar[bool] = True
+    job: Job
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         require_startable(job)
         server = job.server
         self._layout = SlotLayout.of(server.layout, server.buffers.combined(server.live))
-        self._stations: dict[int, Station] = {}
         self._snapshots: dict[int, Snapshot] = {}  # what each worker that computes computes on
         self._gradients: dict[int, int] = {}  # orders given to each worker, over all its lives
         self._unsent: set[int] = set()  # workers that hold a snapshot of before the run was taken up again
         self._clock = EvaluationsBeside(job)
-        self._lives = Lives(job, self._tell_commit)
-        self._selector = selectors.DefaultSelector()
-        self._timers = Timers()
-        self._begun = self._gathered = False
-        self._base, self._since = 0.0, perf_counter()
-        self._looked = 0.0
+        self._gathered = False
         self._computation = "eager"
         self._watched: Connection | None = None
         self._watched_number = -1
@@ -72,33 +60,11 @@ class LocalEngine(Engine):
         """As the workers say."""
         return self._computation
 
-    # -- the loop --------------------------------------------------------------------------------------------
-
-    def run(self, pause: Callable[[], bool] | None = None) -> bool:
-        """Train until every lease is finished or lost; see the base class. ``pause`` is asked at every turn."""
-        try:
-            self._begin()
-            while not self._is_over():
-                self._turn()
-                if pause is not None and not self._is_over() and pause():
-                    return False
-            self._stop_workers()
-            self._clock.finish(self.now)
-            self._clock.wait()
-            return True
-        finally:
-            self._close()
-
-    @property
-    def now(self) -> float:
-        """Seconds of this run's clock, those before it was taken up again included."""
-        return self._base + perf_counter() - self._since
+    # -- the beginning and the end ---------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        server, now = self.job.server, self.now
-        self._looked = now
-        self._lives.revive(now)
-        for worker in server.live:
+        self._lives.revive(self.now)
+        for worker in self.job.server.live:
             self._start(worker)
         if not self._begun:
             self._begun = True
@@ -108,32 +74,13 @@ class LocalEngine(Engine):
         return not self._snapshots and not self.job.server.ready()
 
     def _turn(self) -> None:
-        """Wait for what comes first, and see to it."""
-        patience = min(_TICK, max(0.0, self._timers.next_at - self.now))
-        for key, _ in self._selector.select(patience):
-            if key.data is None:
-                self._clock.receive()
-                self._watch_judge()
-            else:
-                self._read(key.data)
-        self._timers.run(self.now)
+        super()._turn()
         self._watch_judge()
-        if self.now - self._looked >= _TICK:
-            self._look()
 
-    def _look(self) -> None:
-        """See to what does not announce itself: workers that hang, and wishes from outside."""
-        now, gap = self.now, self.now - self._looked
-        self._looked = now
-        for station in list(self._stations.values()):
-            if gap > _STOOD_STILL:
-                station.postpone(gap)
-            elif station.is_overdue(now):
-                station.hung = True
-                self._lost(station)
-        steering = self.job.steering
-        if steering is not None and (wished := steering.tick(now, self._view(now))) is not None:
-            self._resize(wished)
+    def _conclude(self) -> None:
+        self._stop_workers()
+        self._clock.finish(self.now)
+        self._clock.wait()
 
     # -- orders and answers ----------------------------------------------------------------------------------
 
@@ -233,32 +180,8 @@ class LocalEngine(Engine):
         if fault is not None:
             bring_about(fault, station, self._timers, now=self.now)
 
-    # -- telling ---------------------------------------------------------------------------------------------
-
-    def _tell(self, now: float, push: Push, result: PushResult) -> None:
-        if isinstance(result, Commit):
-            self._tell_commit(now, result)
-            return
-        for observer in self.job.observers:
-            if isinstance(result, Rejected):
-                observer.rejected(now, push, result)
-            elif isinstance(result, Held):
-                observer.held(now, push, result)
-
-    def _tell_commit(self, now: float, commit: Commit) -> None:
-        for part in commit.contributions:
-            if part.worker in self._stations:
-                self._stations[part.worker].committed(commit.version - 1 - part.read_version)
-        for observer in self.job.observers:
-            observer.committed(now, commit)
+    def _applied(self, now: float, commit: Commit) -> None:
         self._clock.committed(now, commit)
-        if self.job.faults.server_dies(commit.version, life=self.job.life):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def _tell_pulls(self, now: float, handed: list[tuple[int, Snapshot]]) -> None:
-        for worker, snapshot in handed:
-            for observer in self.job.observers:
-                observer.pulled(now, worker, snapshot)
 
     # -- workers come and go ---------------------------------------------------------------------------------
 
@@ -271,44 +194,12 @@ class LocalEngine(Engine):
         if worker in self._unsent:  # of before the run was taken up again: the buffers it was handed move into the slot
             copy_into(station.down.buffers, self._snapshots[worker].buffers)
         station.start(self.job.server.participants.record(worker).incarnation, self.now, self.job.limits)
-        assert station.end is not None
         self._watch_judge()  # a number that it gave up may be used again here
-        self._selector.register(station.end, selectors.EVENT_READ, station)
+        self._listen(station)
 
-    def _lost(self, station: Station) -> None:
-        """A worker's process has ended, or is ended because it hangs: its lease goes back, and it may begin anew."""
-        code = self._stop(station, at_once=station.hung)
-        kind = "hung" if station.hung else "raised" if station.traceback else "died"
-        version = self.job.server.version
-        failure = Failure(station.worker, station.incarnation, kind, version, code, station.traceback)  # type: ignore[arg-type]
-        self._snapshots.pop(station.worker, None)
-        self._unsent.discard(station.worker)
-        if self._lives.failed(self.now, failure):
-            self._start(station.worker)
-        else:
-            self._forget(station)
-        self._start_ready()
-
-    def _resize(self, wished: int) -> None:
-        """Add workers, lowest free number first, or remove those of the highest numbers."""
-        live = self.job.server.live
-        for worker in live[wished:]:
-            station = self._stations[worker]
-            self._stop(station, at_once=True)
-            self._snapshots.pop(worker, None)
-            self._unsent.discard(worker)
-            self._forget(station)
-            self._lives.leave(self.now, worker, station.incarnation, "removed")
-        free = (number for number in range(len(live) + wished) if number not in live)
-        for worker in [next(free) for _ in range(wished - len(live))]:
-            self._lives.join(self.now, worker)
-            self._start(worker)
-        self._start_ready()
-
-    def _stop(self, station: Station, *, at_once: bool) -> int | None:
-        if station.end is not None:
-            self._selector.unregister(station.end)
-        return station.stop(at_once=at_once)
+    def _drop(self, worker: int) -> None:
+        self._snapshots.pop(worker, None)
+        self._unsent.discard(worker)
 
     def _forget(self, station: Station) -> None:
         station.close()
@@ -320,12 +211,11 @@ class LocalEngine(Engine):
         device = device_of(worker, str(blueprint.arithmetic.device))
         return Duty(worker, blueprint.on(device), speeds[worker] if worker < len(speeds) else 1.0)
 
-    def _view(self, now: float) -> View:
-        server, samples = self.job.server, self.job.server.samples_applied
-        workers = [self._stations[worker].view(now) for worker in sorted(self._stations)]
-        return View(server.version, samples, samples / self.job.samples_per_epoch, now, workers)
-
     # -- evaluations -----------------------------------------------------------------------------------------
+
+    def _judged(self) -> None:
+        self._clock.receive()
+        self._watch_judge()
 
     def _watch_judge(self) -> None:
         """Wait for the process that evaluates too: one is started with the first evaluation, and again if it ends."""
@@ -336,7 +226,7 @@ class LocalEngine(Engine):
             self._selector.unregister(self._watched_number)  # by number: it is closed by now
         if connection is not None:
             self._watched_number = connection.fileno()
-            self._selector.register(self._watched_number, selectors.EVENT_READ, None)
+            self._selector.register(self._watched_number, selectors.EVENT_READ, self._judged)
         self._watched = connection
 
     # -- the end, and the state ------------------------------------------------------------------------------
@@ -348,14 +238,13 @@ class LocalEngine(Engine):
 
     def _close(self) -> None:
         """Leave no process and no memory behind."""
-        self._base, self._since = self.now, perf_counter()
         self._stop_workers()
         for station in self._stations.values():
             station.close()
         self._unsent = set(self._snapshots)
         self._clock.close()
-        self._selector.close()
-        self._selector, self._timers, self._watched = selectors.DefaultSelector(), Timers(), None
+        super()._close()
+        self._watched = None
 
     def state_dict(self) -> dict[str, Any]:
         """The server's state with pulls outstanding, and what its workers were handed beside the weights."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 
-from tardigrad.engines.local.station import Station
+from tardigrad.engines.local.keeper import Keeper
 from tardigrad.engines.local.timers import Timers
 from tardigrad.faults import Fault
 
 _GUESSED_STEP = 0.01  # seconds; of a worker that has not pushed yet
 
 
-def bring_about(fault: Fault, station: Station, timers: Timers, *, now: float) -> None:
+def bring_about(fault: Fault, station: Keeper, timers: Timers, *, now: float) -> None:
     """Have a worker, which has just been given an order, killed in the middle of its step, or stand still."""
     if fault.kind == "kill":
         moment = now + fault.moment * (station.median_step or _GUESSED_STEP)
@@ -21,7 +21,7 @@ def bring_about(fault: Fault, station: Station, timers: Timers, *, now: float) -
         _signal_at(now + fault.seconds, station, signal.SIGCONT, timers)
 
 
-def _signal_at(moment: float, station: Station, number: signal.Signals, timers: Timers) -> None:
+def _signal_at(moment: float, station: Keeper, number: signal.Signals, timers: Timers) -> None:
     """Send a signal then, if the worker still lives the same life."""
     incarnation = station.incarnation
 

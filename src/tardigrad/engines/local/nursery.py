@@ -31,19 +31,20 @@ def context() -> ForkServerContext:
     return multiprocessing.get_context("forkserver")
 
 
-def prepare(task: str, *, imports: Sequence[str] = (), data_dir: str = "") -> None:
+def prepare(task: str = "", *, imports: Sequence[str] = (), data_dir: str = "") -> None:
     """Start the forkserver if there is none yet; it goes on with its imports while this process does.
 
     Args:
         task, imports, data_dir: as of `tardigrad.config.RunConfig`; a task that cannot be built is built again, and
-            its error seen, where it is needed.
+            its error seen, where it is needed. Empty: there is none to build.
 
     Raises:
         InvalidArgument: it cannot be started.
     """
     wanted = {"task": task, "imports": list(imports), "data_dir": data_dir}
     before = os.environ.get("OMP_NUM_THREADS")
-    os.environ[PRELOAD] = json.dumps(wanted)
+    if task:
+        os.environ[PRELOAD] = json.dumps(wanted)
     os.environ["OMP_NUM_THREADS"] = "1"  # no library may start threads that a fork would lose
     try:
         context().set_forkserver_preload(["tardigrad.engines.local.preload"])
@@ -54,7 +55,7 @@ def prepare(task: str, *, imports: Sequence[str] = (), data_dir: str = "") -> No
             "socket, name a shorter folder for temporary files: TMPDIR=/tmp."
         ) from error
     finally:
-        del os.environ[PRELOAD]
+        os.environ.pop(PRELOAD, None)
         if before is None:
             del os.environ["OMP_NUM_THREADS"]
         else:

@@ -21,16 +21,12 @@ import torch
 
 from tardigrad.blueprint import Blueprint
 from tardigrad.engines.local.prebuilt import task_of
-from tardigrad.errors import TardigradError
+from tardigrad.faults import PlannedFault
 from tardigrad.records import Push, Snapshot
 from tardigrad.transports.slots import Order, Pushed, Raised, Ready, Slot, SlotLayout, WorkerEnd
 from tardigrad.worker import Worker
 
 _PR_SET_PDEATHSIG = 1
-
-
-class PlannedFault(TardigradError, RuntimeError):
-    """Raised in a worker because the run's chaos says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +108,15 @@ def die_with_parent() -> None:
     if lifeline is not None:
         os.close(lifeline)
         own._forkserver_alive_fd = None  # type: ignore[union-attr]
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if not select.select([multiprocessing.parent_process().sentinel], [], [], 0.0)[0]:  # type: ignore[union-attr]
         return
     raise SystemExit(1)  # the server ended before
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the one that forked it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class _Desk:

@@ -1,0 +1,129 @@
+"""`tardigrad run`: a user's own script, started with settings that take the place of those it gives itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import tyro
+
+from tardigrad.errors import InvalidArgument
+
+_HOW = "Type: tardigrad run [--workers 4] ... script.py [its arguments]; options for tardigrad stand before the script."
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Run a training script of your own: tardigrad run --workers 4 script.py [its arguments].
+
+    What stands before the script is ours, and takes the place of what the script gives tardigrad.run() itself; what
+    stands after it is the script's. A script that defines main(session) and calls tardigrad.run() nowhere is run with
+    that main.
+    """
+
+    engine: Literal["local", "none"] | None = None
+    """Where the workers live: local (a process for each), or none: plain PyTorch in this process."""
+    workers: int | None = None
+    """How many workers, >= 1."""
+    rule: str | None = None
+    """What a late gradient becomes: asgd, dc-asgd, 'dc-asgd-a(lambda0=4)', dc-lowrank; tardigrad list rules."""
+    batch_size: Literal["by-speed"] | tuple[int, ...] | None = None
+    """Samples in a batch of every worker, or one number for each worker, in place of the DataLoader's; by-speed: as
+    many as its worker is fast."""
+    consistency: str | None = None
+    """Who may read, and how many pushes make a commit: asynchronous, 'ssp(2)', synchronous."""
+    max_staleness: int | None = None
+    """Pushes older than this many commits are treated by on_stale."""
+    on_stale: Literal["reject", "reweight"] | None = None
+    """Reject them, or scale them by max_staleness / staleness."""
+    leases: Literal["dynamic", "static"] | None = None
+    """Whoever asks next gets the next samples, or each epoch is dealt to the workers in advance."""
+    batchnorm: Literal["mean", "latest"] | None = None
+    """Which BatchNorm statistics an evaluation uses."""
+    commit_path: str | None = None
+    """How the rule's equations are applied: exact, compiled or auto."""
+    commit_threads: int | None = None
+    """Threads that compute a commit; 0: one, or the cores that no worker needs where the model is large."""
+    seed: int | None = None
+    """Of torch, random and numpy in the workers, and of everything else that is random."""
+    measure_every: int | None = None
+    """Commits between measurements of ||compensation|| / ||gradient||; 0: never."""
+    threads: int | None = None
+    """Threads of torch in a worker; 0: the cores divided among them."""
+    device: str | None = None
+    """Of the server's weights: cpu, cuda or cuda:N."""
+    checkpoint_every: float | None = None
+    """Minutes between checkpoints; 0: 5."""
+    checkpoints_kept: int | None = None
+    """How many checkpoints are kept, >= 1."""
+    digest_every: int | None = None
+    """Commits between digests of the weights in the log, which a replay compares; 0: at evaluations and at the end."""
+    hang_after: float | None = None
+    """Seconds without a push after which a worker is ended and restarted, or 20 times its median step if more."""
+    first_step: float | None = None
+    """Seconds a worker may take to start and to push for the first time."""
+    max_restarts: int | None = None
+    """How often a worker is restarted after it died, raised or hung."""
+    on_failure: Literal["restart", "raise"] | None = None
+    """What a worker's failure does: the worker is restarted, or the run ends with its traceback."""
+    chaos: str | None = None
+    """Faults to bring about: a seed, or a list such as 'kill worker 2 at push 40'."""
+    label: str | None = None
+    """A name for tables; by default the rule's."""
+    directory: Path | None = None
+    """Where to record; by default a new directory below runs/."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was typed, as `tardigrad.run` takes it."""
+        found = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        typed = {name: value for name, value in found.items() if value is not None}
+        if isinstance(typed.get("batch_size"), tuple) and len(typed["batch_size"]) == 1:
+            typed["batch_size"] = typed["batch_size"][0]
+        if typed.get("engine") == "none":
+            typed["engine"] = None
+        return typed
+
+
+def run(words: list[str]) -> int:
+    """``tardigrad run``; the exit status."""
+    before, script, after = split_script(words)
+    options = tyro.cli(RunOptions, args=before, prog="tardigrad run")
+    if script is None:
+        raise InvalidArgument(f"name a script. {_HOW}")
+    if not Path(script).is_file():
+        raise InvalidArgument(f"there is no script {script}. {_HOW}")
+    from tardigrad.running import overriding
+    from tardigrad.session.scripts import as_main, execute
+
+    with as_main(script, after) as module, overriding(options.settings) as overridden:
+        execute(module)
+        if not overridden.reached:
+            _run_main(module, script)
+    return 0
+
+
+def split_script(words: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
+    """The options before the script, the script (the first word that ends in .py), and its own arguments."""
+    for place, word in enumerate(words):
+        if word.endswith(".py"):
+            return list(words[:place]), word, list(words[place + 1 :])
+    return list(words), None, []
+
+
+def _run_main(module: ModuleType, script: str) -> None:
+    """Run the main(session) of a script that did not call `tardigrad.run`."""
+    from tardigrad.running import run as run_function
+
+    main = getattr(module, "main", None)
+    if not inspect.isfunction(main):
+        raise InvalidArgument(
+            f"{script} has come to its end and trained nothing: it neither called tardigrad.run(main, ...) nor "
+            "defines main(session). Put the training into `def main(session):`."
+        )
+    run_function(main)

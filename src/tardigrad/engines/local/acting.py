@@ -1,0 +1,98 @@
+"""What runs in a worker's process that runs a script: the user's function, with a session in its hand."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from tardigrad.engines.local.processes import begin, end_with_parent
+from tardigrad.errors import SessionError
+from tardigrad.session.local import LocalLink
+from tardigrad.session.randomness import seed_generators
+from tardigrad.session.served import ServedSession
+from tardigrad.transports.requests import Wire
+
+
+class Role(Protocol):
+    """Leads to the function that a worker runs; it travels."""
+
+    def load(self) -> Callable[[Any], Any]:
+        """The function, which takes a session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a worker that runs a script is told at its start.
+
+    Attributes:
+        worker, workers, incarnation, seed: see `tardigrad.session.link.Link`.
+        threads: that compute, >= 1.
+        device: where the session puts what it makes itself.
+        start_method: by which the script's own processes are started, those of a DataLoader: what the starting
+            process would use; without it a worker would use its own, the forkserver.
+    """
+
+    worker: int
+    workers: int
+    incarnation: int
+    seed: int
+    threads: int
+    device: str
+    start_method: str
+
+
+def act(end: socket.socket, role: Role, part: Part) -> None:
+    """A worker's whole life: the user's function from its beginning to its end."""
+    begin(part.threads)
+    multiprocessing.set_start_method(part.start_method, force=True)
+    wire = Wire(end)
+    os.register_at_fork(after_in_child=partial(_forked, wire))
+    try:
+        _play(wire, role, part)
+    except SystemExit as told:
+        raise SystemExit(told.code) from None
+    except BaseException as error:
+        _report(wire, error)
+        raise SystemExit(1) from None
+
+
+def _forked(wire: Wire) -> None:
+    """In a process that the script forks, such as a DataLoader's: it holds no end of the wire, and dies with the worker.
+
+    So a worker's end is noticed at once, and leaves nobody behind that waits to notice it too.
+    """
+    wire.close()
+    end_with_parent()
+
+
+def _play(wire: Wire, role: Role, part: Part) -> None:
+    link = LocalLink(wire, worker=part.worker, workers=part.workers, incarnation=part.incarnation, seed=part.seed)
+    function = role.load()
+    seed_generators(part.seed)
+    session = ServedSession(link, device=part.device)
+    try:
+        function(session)
+    finally:
+        session.stop_fetching()
+    if not session.prepared:
+        raise SessionError(
+            "the script has come to its end without session.prepare(): nothing was trained. Write `model, optimizer, "
+            "loader = session.prepare(model, optimizer, loader)` before the loop."
+        )
+    session.close()
+
+
+def _report(wire: Wire, error: BaseException) -> None:
+    """Tell the server what was raised, if it still listens."""
+    words = "".join(traceback.format_exception(error))
+    try:
+        wire.send("raised", {"traceback": words})
+    except OSError:
+        print(words, file=sys.stderr)

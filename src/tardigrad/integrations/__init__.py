@@ -1,0 +1,1 @@
+"""Integrations with other libraries: small, optional, imported only where those are installed."""
