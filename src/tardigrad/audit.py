@@ -5,21 +5,23 @@ What is kept in memory grows with workers, leases under way and epochs that are 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tardigrad.durable import read_json
 from tardigrad.errors import RunDirectoryError
 from tardigrad.logs import read_lines
+from tardigrad.tiles import Tiles
 
 _MOST = 100  # violations told one by one
 _FORMAT = 2
-_TIMED = ("pull", "commit", "probe", "held", "reject", "join", "leave", "fail", "note")
+_TIMED = (
+    "pull", "commit", "probe", "held", "reject", "join", "leave", "fail", "note", "take", "rest", "return", "finish",
+    "plan", "size", "log",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,9 @@ class _Life:
 
     incarnation: int
     live: bool = True
-    pulled: tuple[int, tuple[int, ...] | None] | None = None
-    held: tuple[int, int, tuple[int, ...] | None] | None = None  # incarnation, read version, lease
+    pulled: tuple[int, tuple[Any, ...] | None] | None = None
+    held: tuple[int, int, tuple[Any, ...] | None] | None = None  # incarnation, read version, lease
+    taken: set[tuple[int, ...]] = field(default_factory=set)  # a script's: what it took and has not pushed
 
 
 class _Check:
@@ -106,7 +109,7 @@ class _Check:
         self._epochs_asked = int(config["epochs"])
         self._samples = int(header["samples_per_epoch"])
         self._lives = {worker: _Life(0) for worker in range(int(config["workers"]))}
-        self._tiles = _Tiles(self._samples)
+        self._tiles = Tiles(self._samples)
         self._where, self._time, self._version, self._events = "", 0.0, 0, 0
         self._violations: list[str] = []
         self._violated = 0
@@ -116,7 +119,8 @@ class _Check:
         self._take: dict[str, Callable[..., None]] = {
             "pull": self._pull, "commit": self._commit, "held": self._hold, "reject": self._reject,
             "join": self._join, "leave": self._leave, "fail": self._fail, "note": self._note, "digest": self._digest,
-            "probe": self._probe,
+            "probe": self._probe, "take": self._taken, "return": self._returned, "finish": self._finished,
+            "plan": self._plan, "rest": self._told, "size": self._told, "log": self._told,
         }  # fmt: skip
 
     def take(self, where: str, event: object) -> None:
@@ -172,7 +176,7 @@ class _Check:
 
     # -- pulls and pushes ------------------------------------------------------------------------------------
 
-    def _pull(self, time: float, worker: int, incarnation: int, version: int, lease: Sequence[int] | None) -> None:
+    def _pull(self, time: float, worker: int, incarnation: int, version: int, lease: Sequence[Any] | None) -> None:
         life = self._alive("pulls", worker, incarnation)
         if version != self._version:
             self._violation(f"worker {worker} reads version {version}, but the weights are of version {self._version}")
@@ -182,7 +186,7 @@ class _Check:
             life.pulled = version, _plain(lease)
 
     def _hold(
-        self, time: float, worker: int, incarnation: int, read: int, lease: Sequence[int] | None, samples: int,
+        self, time: float, worker: int, incarnation: int, read: int, lease: Sequence[Any] | None, samples: int,
         loss: float | None, norm: float | None,
     ) -> None:  # fmt: skip
         life = self._pushed("push that waits", worker, incarnation, read, lease)
@@ -191,7 +195,7 @@ class _Check:
                 self._violation(f"worker {worker} has a second push that waits")
             life.held = incarnation, read, _plain(lease)
 
-    def _pushed(self, what: str, worker: int, incarnation: int, read: int, lease: Sequence[int] | None) -> _Life | None:
+    def _pushed(self, what: str, worker: int, incarnation: int, read: int, lease: Sequence[Any] | None) -> _Life | None:
         """A push has come: its life must have pulled that version and lease, and not pushed since."""
         life = self._alive("pushes", worker, incarnation)
         if life is None:
@@ -202,7 +206,9 @@ class _Check:
             version, held = life.pulled
             if read != version:
                 self._violation(f"worker {worker}'s {what} says it read version {read}, but it pulled {version}")
-            if _plain(lease) != held:
+            if _is_bundle(lease):
+                self._hand_in(life, worker, lease or ())
+            elif _plain(lease) != held:
                 self._violation(f"worker {worker}'s {what} is on lease {lease}, but it was given {held}")
         life.pulled = None
         return life
@@ -219,13 +225,14 @@ class _Check:
             if staleness < 0:
                 self._violation(f"worker {worker} read version {read}, which the commit of {version} did not have yet")
             self._staleness.setdefault(worker, Counter())[staleness] += 1
-            if lease is not None:
-                if lease[2] - lease[1] != samples:
-                    self._violation(f"worker {worker}'s lease {lease} has not {samples} samples")
-                self._settle(worker, lease)
+            leases = lease if _is_bundle(lease) else [] if lease is None else [lease]
+            if lease is not None and sum(stop - start for _, start, stop in leases) != samples:
+                self._violation(f"worker {worker}'s lease {lease} has not {samples} samples")
+            for one in leases:
+                self._settle(worker, one)
             self._applied += samples
 
-    def _contribution(self, worker: int, incarnation: int, read: int, lease: Sequence[int] | None) -> None:
+    def _contribution(self, worker: int, incarnation: int, read: int, lease: Sequence[Any] | None) -> None:
         life = self._lives.get(worker)
         if life is None or life.held is None:
             self._pushed("contribution", worker, incarnation, read, lease)
@@ -235,14 +242,14 @@ class _Check:
         life.held = None
 
     def _reject(
-        self, time: float, worker: int, incarnation: int, read: int, lease: Sequence[int] | None, reason: str,
+        self, time: float, worker: int, incarnation: int, read: int, lease: Sequence[Any] | None, reason: str,
         lost: bool,
     ) -> None:  # fmt: skip
         self._rejected[reason] += 1
         if reason in ("incarnation", "duplicate"):
             return  # a push of an earlier life, or one that came twice: it is refused, and nothing changes
         self._pushed("rejected push", worker, incarnation, read, lease)
-        if lost and lease is not None:
+        if lost and lease is not None and not _is_bundle(lease):
             self._lost += lease[2] - lease[1]
             self._settle(worker, lease)
 
@@ -261,6 +268,45 @@ class _Check:
     def _digest(self, version: int, digests: Mapping[str, str]) -> None:
         if version > self._version:
             self._violation(f"a digest of version {version}, but the weights are of version {self._version}")
+
+    # -- what only scripts do --------------------------------------------------------------------------------
+
+    def _taken(self, time: float, worker: int, incarnation: int, lease: Sequence[Any] | None) -> None:
+        life = self._alive("takes samples", worker, incarnation)
+        if life is None or lease is None:
+            return
+        if any(tuple(lease) in other.taken for other in self._lives.values()):
+            self._violation(f"worker {worker} is given {lease}, which another holds")
+        life.taken.add(tuple(lease))
+
+    def _hand_in(self, life: _Life, worker: int, leases: Sequence[Sequence[int]]) -> None:
+        """Leases leave the hands of a worker: each must have been taken by this life."""
+        for lease in leases:
+            if tuple(lease) not in life.taken:
+                self._violation(f"worker {worker} hands in {lease}, which it had not taken")
+            life.taken.discard(tuple(lease))
+
+    def _returned(
+        self, time: float, worker: int, incarnation: int, leases: Sequence[Any], lost: Sequence[Any], reason: str
+    ) -> None:
+        life = self._alive("gives back", worker, incarnation)
+        if life is not None and reason in ("unused", "skipped"):  # else they came with a push that was refused
+            self._hand_in(life, worker, leases)
+        self._rejected.update(["skipped"] if reason == "skipped" else [])
+        for lease in lost:
+            self._lost += lease[2] - lease[1]
+            self._settle(worker, lease)
+
+    def _finished(self, time: float, worker: int, incarnation: int) -> None:
+        life = self._alive("has come to its end", worker, incarnation)
+        if life is not None:
+            life.taken.clear()
+
+    def _plan(self, time: float, epochs: int) -> None:
+        self._epochs_asked = epochs
+
+    def _told(self, time: float, *columns: Any) -> None:
+        """Of no consequence for what must hold."""
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -308,60 +354,15 @@ class _Check:
             self._violations.append(f"{self._where}: {words}.")
 
 
-class _Tiles:
-    """Which samples of which epoch were settled, as stretches that are joined where they touch."""
+def _is_bundle(lease: Sequence[Any] | None) -> bool:
+    """Whether these are several leases, as a script hands in, and not the three numbers of one."""
+    return lease is not None and (not lease or not isinstance(lease[0], int))
 
-    def __init__(self, samples: int) -> None:
-        self._samples = samples
-        self._stretches: dict[int, list[tuple[int, int]]] = {}
-        self._whole: set[int] = set()
-        self._before = 0  # every epoch below is whole
 
-    @property
-    def finished(self) -> int:
-        """Epochs of which every sample was settled."""
-        return self._before + len(self._whole)
-
-    def add(self, epoch: int, start: int, stop: int) -> tuple[int, int] | None:
-        """Settle [start, stop); return a part of it that was settled before, or that no epoch has."""
-        if start < 0 or stop > self._samples or start >= stop or self._is_whole(epoch):
-            return start, stop
-        held = self._stretches.setdefault(epoch, [])
-        place = bisect_left(held, (start, stop))
-        around = range(max(0, place - 1), min(len(held), place + 1))
-        for number in around:
-            low, high = max(start, held[number][0]), min(stop, held[number][1])
-            if low < high:
-                return low, high
-        touching = [number for number in around if held[number][1] == start or held[number][0] == stop]
-        for number in reversed(touching):
-            start, stop = min(start, held[number][0]), max(stop, held[number][1])
-            del held[number]
-        held.insert(bisect_left(held, (start, stop)), (start, stop))
-        if (start, stop) == (0, self._samples):
-            self._finish(epoch)
+def _plain(lease: Sequence[Any] | None) -> tuple[Any, ...] | None:
+    if lease is None:
         return None
-
-    def holes(self, epoch: int) -> list[tuple[int, int]]:
-        """Stretches that were not settled."""
-        if self._is_whole(epoch):
-            return []
-        ends = [(0, 0), *self._stretches.get(epoch, []), (self._samples, self._samples)]
-        return [(one[1], other[0]) for one, other in pairwise(ends) if one[1] < other[0]]
-
-    def _is_whole(self, epoch: int) -> bool:
-        return epoch < self._before or epoch in self._whole
-
-    def _finish(self, epoch: int) -> None:
-        del self._stretches[epoch]
-        self._whole.add(epoch)
-        while self._before in self._whole:
-            self._whole.remove(self._before)
-            self._before += 1
-
-
-def _plain(lease: Sequence[int] | None) -> tuple[int, ...] | None:
-    return None if lease is None else tuple(lease)
+    return tuple(map(tuple, lease)) if _is_bundle(lease) else tuple(lease)
 
 
 def _header(place: Path, value: object) -> Mapping[str, Any]:

@@ -58,6 +58,7 @@ EVENTS = {
     "held": ["time", "worker", "incarnation", "read_version", "lease", "samples", "loss", "norm"],
     "take": ["time", "worker", "incarnation", "lease"],
     "rest": ["time", "worker", "incarnation"],
+    "finish": ["time", "worker", "incarnation"],
     "return": ["time", "worker", "incarnation", "leases", "lost", "reason"],
     "plan": ["time", "epochs"],
     "size": ["time", "worker", "samples"],
@@ -233,6 +234,10 @@ class Recorder(Observer):
     def rested(self, time: float, worker: int, incarnation: int) -> None:
         """One line."""
         self._seldom("rest", round(time, 6), worker, incarnation)
+
+    def completed(self, time: float, worker: int, incarnation: int) -> None:
+        """One line."""
+        self._seldom("finish", round(time, 6), worker, incarnation)
 
     def returned(
         self, time: float, worker: int, incarnation: int, leases: Sequence[Lease], lost: Sequence[Lease], reason: str

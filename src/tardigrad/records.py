@@ -289,7 +289,6 @@ class Facts:
         strength: factor > 0, chosen by probes, on the strength of a rule that ``follows_probes``; 1 for any other.
         rates: the learning rate of each parameter group, where each has its own; then ``lr`` is the first's. A rule
             or an optimizer finds that of its own group in ``lr``, and none here.
-        numbers: what `Optimizer.numbers` made of the other facts.
     """
 
     staleness: int
@@ -305,4 +304,3 @@ class Facts:
     window: RecentGradients | None = field(default=None, compare=False, repr=False)
     strength: float = 1.0
     rates: tuple[float, ...] = ()
-    numbers: Mapping[str, float] = field(default_factory=dict)

@@ -39,6 +39,8 @@ from tardigrad.session.scripts import Script, guard, launch_variables_removed
 from tardigrad.steering import Steering
 from tardigrad.training import as_begun, fresh_directory, make_ready, opened, recorder_of, run_engine
 
+SCRIPT = "script"
+"""What the task of a script's run is called in its configuration."""
 BY_SPEED = "by-speed"
 """In place of batch sizes: as large as their workers are fast, so that all step equally often."""
 _PLAIN = (
@@ -54,7 +56,7 @@ _OF_THE_SCRIPT = {
     "precision": "torch.autocast", "augment": "the data set",
 }  # fmt: skip
 _SCRIPT = RunConfig(
-    task="script", engine="local", workers=2, hang_after=600.0, first_step=600.0, epochs=0, evaluate_every=1.0
+    task=SCRIPT, engine="local", workers=2, hang_after=600.0, first_step=600.0, epochs=0, evaluate_every=1.0
 )
 
 

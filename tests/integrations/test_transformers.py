@@ -126,11 +126,11 @@ def test_without_a_server_it_is_the_plain_trainer(tmp_path):
     [
         {},
         {"optim": "adamw_torch", "lr_scheduler_type": "linear", "warmup_steps": 4, "weight_decay": 0.1},
-        {"gradient_accumulation_steps": 2, "samples": 22, "max_grad_norm": 0.1},
+        {"gradient_accumulation_steps": 2, "samples": 22, "max_grad_norm": 0.1, "lr_scheduler_type": "linear"},
         {"gradient_accumulation_steps": 4, "lr_scheduler_type": "cosine", "samples": 32},
         {"bf16": True},
         {"max_steps": 8},
-        {"num_train_epochs": 1.5},
+        {"num_train_epochs": 1.5, "samples": 22},
         {"dataloader_drop_last": True, "samples": 23},
         {"eval_strategy": "steps", "eval_steps": 4, "logging_strategy": "steps", "logging_steps": 3},
     ],

@@ -16,11 +16,17 @@ from tardigrad.records import Lease
 PROCESSES = [0, 2]
 
 
+def drawn(loader):
+    """What the global generator draws next, and the DataLoader's own."""
+    own = [] if loader.generator is None else loader.generator.get_state().tolist()
+    return torch.rand(()).item(), own
+
+
 def plain_epochs(make, epochs):
-    """The batches of each epoch in plain PyTorch, and what the global generator draws after it."""
+    """The batches of each epoch in plain PyTorch, and what is drawn after it."""
     torch.manual_seed(3)
     loader = make()
-    return [([indices.tolist() for indices, _ in loader], torch.rand(()).item()) for _ in range(epochs)]
+    return [([indices.tolist() for indices, _ in loader], drawn(loader)) for _ in range(epochs)]
 
 
 def leased_epochs(make, epochs):
@@ -32,7 +38,7 @@ def leased_epochs(make, epochs):
     for _ in worker.clock.epochs(epochs):
         seen = []
         worker.train(seen)
-        found.append((seen, torch.rand(()).item()))
+        found.append((seen, drawn(loader)))
     worker.loader.finish()
     return found
 
@@ -77,12 +83,14 @@ def test_an_implicit_shuffle_is_plain_pytorchs_where_the_script_draws_nothing(ma
     torch.manual_seed(3)
     plain = make()
     expected = [[indices.tolist() for indices, _ in plain] for _ in range(3)]
+    after = torch.rand(())
     torch.manual_seed(3)
     loader = make()
     worker, seen = Worker(Desk(len(loader.sampler), 4), loader), [[], [], []]
     for epoch in worker.clock.epochs(3):
         worker.train(seen[epoch])
     assert seen == expected
+    assert torch.rand(()) == after
 
 
 def test_what_a_script_draws_does_not_change_the_order():
@@ -327,6 +335,15 @@ def test_a_script_that_does_not_loop_is_not_asked_for_ever():
             pass
         worker.step()
     assert turns == 2
+
+
+def test_a_script_that_does_not_loop_in_the_last_epoch_does_not_wait():
+    desk = Desk(4, 2)
+    worker = Worker(desk, DataLoader(Squares(4), 2))
+    for epoch in worker.clock.epochs(2):
+        if epoch == 0:
+            worker.train([])
+    assert desk.waits == []
 
 
 def test_the_number_of_epochs_is_said_once():

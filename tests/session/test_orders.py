@@ -145,9 +145,20 @@ def test_the_data_set_is_not_copied():
     part = Subset(dataset, range(5))
     sampler = Shuffled(dataset)
     sampler.part = part
+    sampler.content = dataset.content
     orders = Orders(DataLoader(part, 2, sampler=sampler))
     assert orders._sampler.dataset is dataset
+    assert orders._sampler.content is dataset.content
     assert orders._sampler is not sampler
+
+
+def test_a_generator_that_the_data_set_holds_is_copied():
+    dataset = Numbers()
+    sampler = Shuffled(dataset)
+    dataset.own = sampler.own
+    before = sampler.own.bit_generator.state
+    Orders(DataLoader(dataset, 2, sampler=sampler)).of(2)
+    assert sampler.own.bit_generator.state == before
 
 
 def test_samples_that_are_no_numbers_stay_what_they_are():

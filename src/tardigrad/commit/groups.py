@@ -56,16 +56,15 @@ class Stretch:
     missed: int = 0
 
     def told(self, facts: Facts) -> Facts:
-        """The facts as they are here: the learning rate, the steps these tensors have made, gain and numbers."""
+        """The facts as they are here: the learning rate, the steps these tensors have made, and the gain."""
         lr = facts.rates[self.number] if facts.rates else facts.lr * self.lr_factor
         longest = max(
             facts.staleness, facts.live
         )  # the delay to be reckoned with: every other worker's commit, or this
         gain = self.optimizer.gain(longest)
         if facts.rates or lr != facts.lr or gain != 1.0 or self.missed:  # a copy takes its time
-            facts = replace(facts, lr=lr, step=facts.step - self.missed, gain=gain, rates=())
-        numbers = self.optimizer.numbers(facts)
-        return replace(facts, numbers=numbers) if numbers else facts
+            return replace(facts, lr=lr, step=facts.step - self.missed, gain=gain, rates=())
+        return facts
 
 
 def stretches(layout: FlatLayout, optimizer: Optimizer, groups: Sequence[ParameterGroup]) -> list[Stretch]:
@@ -113,7 +112,7 @@ def present(layout: FlatLayout, whole: Sequence[Stretch], marks: Sequence[int]) 
 def strongest(groups: Sequence[Stretch], facts: Facts) -> Facts:
     """The facts for what sees several groups at once: of the one that damping must reckon with most, lr times gain."""
     told = max((group.told(facts) for group in groups), key=lambda each: each.lr * each.gain)
-    return replace(told, step=facts.step, numbers={})
+    return replace(told, step=facts.step)
 
 
 def span(layout: FlatLayout, tensor: int) -> slice:

@@ -32,33 +32,29 @@ _TRACING: Any = torch._dynamo.config.patch(capture_scalar_outputs=True, speciali
 # Counts and lengths that happen to be equal are not taken for one symbol.
 _COUNTING: Any = _symbols.patch(use_duck_shape=False)  # type: ignore[attr-defined]
 
-Names = tuple[tuple[str, ...], tuple[str, ...]]
-Given = tuple[Tensor, tuple[int, ...], Names]
+Given = tuple[Tensor, tuple[int, ...], tuple[str, ...]]
 """What every function is given of a contribution's `Facts`, beside its tensors: numbers, counts, names.
 
-numbers: learning rate, weight in the sum, strength, gain, the measured ones, the optimizer's: float64 of shape
-(4 + names,), on the CPU.
+numbers: learning rate, weight in the sum, strength, gain, then the measured ones: float64 of shape (4 + names,), on the
+CPU.
 counts: staleness, version, live, step, samples, read_pass and place, each plus 2.
-names: of the measured numbers, and of the optimizer's.
+names: of the measured numbers.
 """
 
 
 def given(facts: Facts, weight: float, *, place: int) -> Given:
     """The facts of a contribution, as they are for one stretch of the buffer."""
     counts = (facts.staleness, facts.version, facts.live, facts.step, facts.samples, facts.read_pass, place)
-    numbers = (facts.lr, weight, facts.strength, facts.gain, *facts.measured.values(), *facts.numbers.values())
+    numbers = (facts.lr, weight, facts.strength, facts.gain, *facts.measured.values())
     told = torch.tensor(numbers, dtype=torch.float64)
-    return told, tuple(count + _SHIFT for count in counts), (tuple(facts.measured), tuple(facts.numbers))
+    return told, tuple(count + _SHIFT for count in counts), tuple(facts.measured)
 
 
-def _facts(numbers: Tensor, counts: tuple[int, ...], names: Names) -> Facts:
+def _facts(numbers: Tensor, counts: tuple[int, ...], names: tuple[str, ...]) -> Facts:
     staleness, version, live, step, samples, read_pass, place = [count - _SHIFT for count in counts]
+    measured = {name: numbers[4 + number].item() for number, name in enumerate(names)}
     lr, strength, gain = numbers[0].item(), numbers[2].item(), numbers[3].item()
-    measured = {name: numbers[4 + at].item() for at, name in enumerate(names[0])}
-    made = {name: numbers[4 + len(names[0]) + at].item() for at, name in enumerate(names[1])}
-    return Facts(
-        staleness, lr, version, live, step, samples, measured, read_pass, place, gain, strength=strength, numbers=made
-    )
+    return Facts(staleness, lr, version, live, step, samples, measured, read_pass, place, gain, strength=strength)
 
 
 class Kernels:
@@ -80,7 +76,7 @@ class Kernels:
             moments: State,
             numbers: Tensor,
             counts: tuple[int, ...],
-            names: Names,
+            names: tuple[str, ...],
             exchange: bool,
         ) -> None:
             """A whole commit of one contribution; ``exchange``: the new weights go into ``backup`` too."""
@@ -105,7 +101,7 @@ class Kernels:
             own: State,
             numbers: Tensor,
             counts: tuple[int, ...],
-            names: Names,
+            names: tuple[str, ...],
             first: bool,
         ) -> None:
             """One contribution of several into their sum."""
@@ -115,7 +111,7 @@ class Kernels:
             total.copy_(repaired if first else total + repaired)
 
         def step(
-            w: Tensor, total: Tensor, moments: State, numbers: Tensor, counts: tuple[int, ...], names: Names
+            w: Tensor, total: Tensor, moments: State, numbers: Tensor, counts: tuple[int, ...], names: tuple[str, ...]
         ) -> None:
             """The optimizer's step with the sum."""
             stepped, moved = optimizer.step(w, total, moments, _facts(numbers, counts, names))
@@ -130,7 +126,7 @@ class Kernels:
             own: State,
             numbers: Tensor,
             counts: tuple[int, ...],
-            names: Names,
+            names: tuple[str, ...],
         ) -> Mapping[str, Tensor]:
             """The compensation's sums over the whole vector."""
             facts = _facts(numbers, counts, names)
@@ -143,7 +139,7 @@ class Kernels:
             own: State,
             numbers: Tensor,
             counts: tuple[int, ...],
-            names: Names,
+            names: tuple[str, ...],
         ) -> tuple[Tensor, Tensor]:
             """||compensation||^2 and ||gradient||^2."""
             facts = _facts(numbers, counts, names)

@@ -117,6 +117,9 @@ class Observer:
     def rested(self, time: float, worker: int, incarnation: int) -> None:
         """Such a worker waits for samples: nobody waits for it until it is given some."""
 
+    def completed(self, time: float, worker: int, incarnation: int) -> None:
+        """The script of a worker has come to its end; what it held comes back."""
+
     def returned(
         self, time: float, worker: int, incarnation: int, leases: Sequence[Lease], lost: Sequence[Lease], reason: str
     ) -> None:

@@ -18,14 +18,13 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from tardigrad.errors import SessionError
-from tardigrad.session.alone import AloneSession
 from tardigrad.session.session import Session
 
 _NO_SCORES = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_preparation_time", "epoch")
 
 
 def prepare(session: Session, trainer: Any) -> Any:
-    """Put a `transformers.Trainer` under a session; returns the same trainer. Without a server nothing is changed.
+    """Put a `transformers.Trainer` under a served session; returns the same trainer.
 
     Each worker gets the batches that it is leased. The schedule follows the samples that all workers have applied, as
     do ``max_steps`` and the end of a fraction of an epoch. Evaluation, files and printed lines are the first worker's.
@@ -33,8 +32,6 @@ def prepare(session: Session, trainer: Any) -> Any:
     Raises:
         SessionError: the Trainer is set up for something that a worker cannot do; the sentence says what.
     """
-    if isinstance(session, AloneSession):
-        return trainer
     _require_servable(session, trainer)
     trainer.args._n_gpu = min(1, trainer.args.n_gpu)  # the worker's own; several would start DataParallel
     trainer._train_batch_size = trainer.args.train_batch_size
@@ -58,9 +55,10 @@ class ServedTrainer:
         epochs, *_, self._batches_of_epoch, steps = trainer.set_initial_training_values(trainer.args, loader)
         limit = _samples_in(steps, loader, self._accumulated)
         trainer.create_optimizer_and_scheduler(steps)
-        scheduler = _ByBatches(trainer.lr_scheduler, self._accumulated)
+        _require_table(trainer.lr_scheduler)
+        per_step = (loader.batch_size or 1) * self._accumulated
         _model, trainer.optimizer, self._loader, _scheduler = session.prepare(
-            trainer.model, trainer.optimizer, loader, scheduler, schedule="step", epochs=_known(epochs)
+            trainer.model, trainer.optimizer, loader, trainer.lr_scheduler, schedule=per_step, epochs=_known(epochs)
         )
         trainer.lr_scheduler, trainer._created_lr_scheduler = _Rates(trainer.optimizer), False
         self._epochs = session.epochs(epochs) if _known(epochs) else iter(itertools.count())
@@ -205,24 +203,6 @@ class _Rates:
         return {}
 
 
-class _ByBatches(LRScheduler):
-    """The Trainer's scheduler, to be stepped for every batch: it steps once for as many as one step accumulates."""
-
-    def __init__(self, scheduler: Any, batches: int) -> None:
-        self.optimizer = scheduler.optimizer
-        self._own, self._batches, self._stepped = scheduler, batches, 0
-        if isinstance(scheduler, ReduceLROnPlateau) or not isinstance(scheduler, LRScheduler):
-            raise SessionError(
-                f"the Trainer's {type(scheduler).__name__} follows a metric, and the server goes through a schedule "
-                "that is known ahead. Take another lr_scheduler_type, such as 'linear' or 'cosine'."
-            )
-
-    def step(self, epoch: Any = None) -> None:
-        self._stepped += 1
-        if self._stepped % self._batches == 0:
-            self._own.step()
-
-
 class _Begun:
     """A loader whose loop has begun."""
 
@@ -296,6 +276,14 @@ def _require_servable(session: Session, trainer: Any) -> None:
             raise SessionError(f"session.prepare cannot serve a Trainer with {what}: {hint}.")
 
 
+def _require_table(scheduler: Any) -> None:
+    if isinstance(scheduler, ReduceLROnPlateau) or not isinstance(scheduler, LRScheduler):
+        raise SessionError(
+            f"the Trainer's {type(scheduler).__name__} follows a metric, and the server goes through a schedule that "
+            "is known ahead. Take another lr_scheduler_type, such as 'linear' or 'cosine'."
+        )
+
+
 def _stops_early(trainer: Any) -> bool:
     kinds = (kind.__name__ for callback in trainer.callback_handler.callbacks for kind in type(callback).__mro__)
     return "EarlyStoppingCallback" in kinds
@@ -336,11 +324,11 @@ def _on_the_first(session: Session, method: Callable[..., Any]) -> Callable[...,
 
 def _samples_in(steps: int, loader: DataLoader[Any], accumulated: int) -> int:
     """Samples behind so many steps of the Trainer, with the short ones at the end of an epoch."""
-    assert loader.batch_size is not None
-    per_step = loader.batch_size * accumulated
+    size = loader.batch_size or 1
+    per_step = size * accumulated
     if isinstance(loader.dataset, IterableDataset):
         return steps * per_step
-    samples = len(loader) * loader.batch_size if loader.drop_last else len(loader.sampler)  # type: ignore[arg-type]
+    samples = len(loader) * size if loader.drop_last else len(loader.sampler)  # type: ignore[arg-type]
     epochs, rest = divmod(steps, -(-len(loader) // accumulated))
     return epochs * samples + min(rest * per_step, samples)
 

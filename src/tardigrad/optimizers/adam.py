@@ -13,8 +13,7 @@ with t the number of the step from 1, and with amsgrad the largest v so far in t
 the compensated one: compensation comes before the moments, in a commit of either path.
 
 The expressions are torch's own, in its order, so that one worker equals ``torch.optim.AdamW(foreach=False,
-fused=False)`` bit for bit on the exact commit path. What depends on nothing but lr and t is computed in Python
-(`Adam.numbers`): a compiled loop's float32 holds 1 - 0.999^t to four digits only.
+fused=False)`` bit for bit on the exact commit path.
 
 >>> import torch, tardigrad
 >>> rule = tardigrad.rule("asgd", optimizer="adamw(weight_decay=0.0)")
@@ -89,20 +88,11 @@ class Adam(Optimizer):
         """What the first moment adds, which is heavy ball with dampening beta1; see "Behind Adam" on "Why damping"."""
         return Momentum(self.beta1, self.beta1).damping_gain(delay)
 
-    def numbers(self, facts: Facts) -> Mapping[str, float]:
-        """What a step needs of lr and of its own number."""
-        step = facts.step + 1
-        return {
-            "kept": 1 - facts.lr * self.weight_decay,
-            "step_size": facts.lr / (1 - self.beta1**step),
-            "root": (1 - self.beta2**step) ** 0.5,
-        }
-
     def step(self, w: Tensor, g: Tensor, state: Mapping[str, Tensor], facts: Facts) -> tuple[Tensor, State]:
         """One update; see the module's equations."""
-        numbers = facts.numbers or self.numbers(facts)
+        t = facts.step + 1
         if self.weight_decay and self.decoupled:
-            w = w.mul(numbers["kept"])  # u = (1 - lr weight_decay) w
+            w = w.mul(1 - facts.lr * self.weight_decay)  # u
         elif self.weight_decay:
             g = g.add(w, alpha=self.weight_decay)  # d = g + weight_decay w
         m = state["first_moment"].lerp(g, 1 - self.beta1)
@@ -110,8 +100,8 @@ class Adam(Optimizer):
         after = {"first_moment": m, "second_moment": v}
         if self.amsgrad:
             v = after["largest_second_moment"] = torch.maximum(state["largest_second_moment"], v)
-        denominator = v.sqrt().div_(numbers["root"]).add_(self.eps)
-        return w.addcdiv(m, denominator, value=-numbers["step_size"]), after
+        denominator = v.sqrt().div_((1 - self.beta2**t) ** 0.5).add_(self.eps)
+        return w.addcdiv(m, denominator, value=-(facts.lr / (1 - self.beta1**t))), after
 
 
 @dataclass(frozen=True, slots=True)

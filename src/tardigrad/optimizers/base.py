@@ -32,16 +32,6 @@ class Optimizer(ABC):
         """
         return 1.0
 
-    def numbers(self, facts: Facts) -> Mapping[str, float]:
-        """What `step` needs beside tensors and can have in float64: it finds them in ``facts.numbers``.
-
-        A compiled loop computes in float32 what depends on the facts; such as 1 - beta^t has few digits there.
-
-        Args:
-            facts: learning rate and step count among them.
-        """
-        return {}
-
     @abstractmethod
     def state_spec(self) -> Sequence[str]:
         """Names of the state tensors, each shaped as the weights and starting at zero."""

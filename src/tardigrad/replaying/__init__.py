@@ -26,7 +26,9 @@ from tardigrad.recording import Recorder
 from tardigrad.replaying.finding import Replayed as Replayed
 from tardigrad.replaying.finding import TensorDifference, compare_end, named
 from tardigrad.replaying.reopening import RecordedRun, reopen
+from tardigrad.replaying.scripts import replay_script
 from tardigrad.rules.base import Rule, make_rule
+from tardigrad.running import SCRIPT
 from tardigrad.segments import CURRENT
 from tardigrad.tasks.base import Task
 from tardigrad.training import recorder_of
@@ -76,6 +78,13 @@ def replay(
     """
     since = perf_counter()
     recorded = reopen(Path(run), data_dir=data_dir)
+    if recorded.config.task == SCRIPT:
+        if rule is not None or optimizer is not None or start is not None or directory is not None:
+            raise InvalidArgument(
+                "the run of a script is replayed as it was, from its beginning: leave out rule, optimizer, start "
+                "(--from) and directory."
+            )
+        return replay_script(recorded, until=until, save=save, observers=observers)
     made = _rule_of(recorded.config, rule, optimizer)
     what_if = (made.spec, made.optimizer_spec) != (recorded.config.rule, recorded.config.optimizer)
     if start is not None and (what_if or directory is not None):

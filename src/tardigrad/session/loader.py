@@ -102,7 +102,7 @@ class EpochClock:
         if not self._named:
             self.now = self._first + self._loops
         self._loops += 1
-        self.inside, self._left_early = True, False
+        self.inside = True
 
     def end(self, *, early: bool) -> None:
         """The loop over the loader has ended; ``early``: the script left it."""

@@ -64,7 +64,7 @@ def act(end: socket.socket, role: Role, part: Part) -> None:
 
 
 def _forked(wire: Wire) -> None:
-    """In a process that the script forks, such as a DataLoader's: it holds no end of the wire, and dies with the worker.
+    """In a process the script forks, such as a DataLoader's: it holds no end of the wire, and ends with the worker.
 
     So a worker's end is noticed at once, and leaves nobody behind that waits to notice it too.
     """

@@ -179,11 +179,12 @@ class ProcessEngine(BasicEngine, Generic[K]):
         """Add workers, lowest free number first, or remove those of the highest numbers."""
         live = self.job.server.live
         for worker in live[wished:]:
-            station = self._stations[worker]
-            self._stop(station, at_once=True)
-            self._drop(worker)
-            self._forget(station)
-            self._lives.leave(self.now, worker, station.incarnation, "removed")
+            incarnation = self.job.server.participants.record(worker).incarnation
+            if worker in self._stations:  # else it has come to its end
+                self._stop(self._stations[worker], at_once=True)
+                self._drop(worker)
+                self._forget(self._stations[worker])
+            self._lives.leave(self.now, worker, incarnation, "removed")
         free = (number for number in range(len(live) + wished) if number not in live)
         for worker in [next(free) for _ in range(wished - len(live))]:
             self._lives.join(self.now, worker)

@@ -179,6 +179,18 @@ class ScriptHost(ProcessEngine[Seat]):
                 result = replace(result, lost=len(lost) == len(leases))
         return push, result, lost
 
+    def _ended(self, seat: Seat) -> Commit | None:
+        """A script has come to its end: nobody waits for its worker, which stays one of those whose buffers count."""
+        now = self.now
+        seat.ends_now(now)
+        if self._ledger is not None:
+            self._ledger.leave(seat.worker)
+        for observer in self.job.observers:
+            observer.completed(now, seat.worker, seat.incarnation)
+        due = self.job.server.rest(seat.worker)
+        seat.answer("ok")
+        return due
+
     def _told(self, now: float, seat: Seat, push: Push, result: PushResult, lost: Sequence[Lease]) -> None:
         """Tell of a push, and of the leases that came back if it was refused."""
         self._tell(now, push, result)
@@ -228,7 +240,7 @@ class ScriptHost(ProcessEngine[Seat]):
 
     def _released(self, seat: Seat, snapshot: Snapshot | None, fault: str) -> Released:
         server = self.job.server
-        first = seat.worker == min(server.live)
+        first = seat.worker == min(one.worker for one in self._stations.values() if not one.finished)
         wants_state = first and self.job.steering is not None and perf_counter() - self._state_at > _STATE_EVERY
         refused, seat.refused = seat.refused, ""
         version = server.read_version(seat.worker) if snapshot is None else snapshot.version

@@ -216,9 +216,9 @@ class ScriptEngine(ScriptHost):
         self._go_on(seat, "ok", {})
 
     def _finish(self, seat: Seat, content: Mapping[str, Any], descriptors: Sequence[int]) -> None:
-        seat.ends_now(self.now)
-        self._lives.leave(self.now, seat.worker, seat.incarnation, "finished")
-        seat.answer("ok")
+        due = self._ended(seat)
+        if due is not None:
+            self._tell_commit(self.now, due)
         self._start_ready()
 
     def _raised(self, seat: Seat, content: Mapping[str, Any], descriptors: Sequence[int]) -> None:
