@@ -7,8 +7,9 @@ import shutil
 import pytest
 
 from recorded_runs import edit, edit_json, lines_of, noisy_task, number_of, record
-from tardigrad.audit import _Tiles, audit
+from tardigrad.audit import audit
 from tardigrad.errors import RunDirectoryError, Stopped
+from tardigrad.tiles import Tiles
 
 CONSISTENCIES = ("asynchronous", "ssp(1)", "synchronous", "synchronous(wait_for=2)")
 
@@ -228,7 +229,7 @@ def test_what_is_no_log_is_refused(runs, tmp_path):
 
 
 def test_stretches_are_joined_and_finished_epochs_forgotten():
-    tiles = _Tiles(100)
+    tiles = Tiles(100)
     assert [tiles.add(0, start, start + 10) for start in (50, 0, 20, 10, 60, 30)] == [None] * 6
     assert tiles.holes(0) == [(40, 50), (70, 100)]
     assert tiles.add(0, 35, 45) == (35, 40)

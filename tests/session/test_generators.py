@@ -55,7 +55,7 @@ class Nested:
 def test_generators_are_found_at_any_depth():
     first, second, third = random.Random(1), np.random.default_rng(1), torch.Generator()
     thing = Nested(first, [1, "text", {"key": (Nested(second), np.zeros(3), torch)}, Nested(third)])
-    thing.parts.append(thing)
+    thing.parts += [thing, thing.parts]
     assert {id(found) for found in generators_within(thing)} == {id(first), id(second), id(third)}
 
 

@@ -200,6 +200,7 @@ MISTAKES = {
         looping(lambda s, n, o: n.double()),
         looping(lambda s, n, o: setattr(n[0].weight, "data", torch.zeros(7))),
         looping(lambda s, n, o: setattr(n[0].bias, "data", torch.zeros(5))),
+        looping(lambda s, n, o: setattr(n[0].weight, "data", n[0].weight.data.view(-1))),
     ],
     "written": [
         looping(before=lambda s, n, o: n.load_state_dict(network().state_dict())),

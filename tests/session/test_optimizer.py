@@ -115,6 +115,20 @@ def test_a_graph_made_before_a_step_is_stale_after_it():
         old.backward()
 
 
+def test_the_norm_is_that_of_the_gradients_that_are_there():
+    loopback = Loopback()
+    optimizer, _, net, batches = prepared(loopback)
+    backward(net, next(batches))
+    optimizer.step()
+    next(batches)
+    net[0].weight.grad = None
+    net[2].weight.grad *= 2
+    optimizer.step()
+    gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+    assert loopback.pushes[1]["absent"] == (0,)
+    assert loopback.pushes[1]["norm"] == pytest.approx(torch.nn.utils.get_total_norm(gradients).item(), rel=1e-6)
+
+
 def test_a_refused_push_gives_new_weights_all_the_same():
     loopback = Loopback()
     optimizer, _, net, batches = prepared(loopback)
@@ -224,7 +238,9 @@ def test_a_batch_may_be_computed_a_second_time():
     parameter.sum().backward()
     book.look()
     assert book.unstepped
-    assert book.for_push().leases == (FIRST,)
+    book.yielded()
+    assert book.dropped() == ()
+    assert book.for_push().leases == (FIRST, SECOND)
 
 
 def test_a_batch_that_is_not_computed_again_goes_back_with_the_next():

@@ -83,9 +83,11 @@ def test_making_a_table_changes_neither_scheduler_nor_optimizer(make, recwarn):
     assert [str(warning.message) for warning in recwarn] == []
 
 
-def test_parameters_are_not_copied(monkeypatch):
+def test_no_tensor_is_copied(monkeypatch):
     own = optimizer()
-    monkeypatch.setattr(torch.Tensor, "__deepcopy__", lambda *_: pytest.fail("a tensor was copied"))
+    own.state[own.param_groups[0]["params"][0]]["momentum_buffer"] = torch.ones(2)
+    for kind in (torch.Tensor, torch.nn.Parameter):
+        monkeypatch.setattr(kind, "__deepcopy__", lambda *_: pytest.fail("a tensor was copied"))
     table(StepLR(own, 1), own, 3)
 
 

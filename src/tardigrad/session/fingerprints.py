@@ -34,8 +34,7 @@ def of_loader(loader: DataLoader[Any], orders: Orders) -> str:
     samples = [order[place].item() if isinstance(order, np.ndarray) else order[place] for place in places]
     if loader.num_workers == 0:
         return of_dataset(loader.dataset, samples)
-    with generators_kept():
-        return _of(loader.dataset, _fetched_apart(loader, samples))
+    return _of(loader.dataset, _fetched_apart(loader, samples))
 
 
 def of_dataset(dataset: Any, samples: Sequence[Any] | None = None) -> str:

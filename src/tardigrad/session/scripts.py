@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
-from tardigrad.engines.local.nursery import is_child
+from tardigrad.children import is_child
 from tardigrad.errors import SessionError
 
 LAUNCH_VARIABLES = (

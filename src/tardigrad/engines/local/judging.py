@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tardigrad.children import CHILD
 from tardigrad.engines.base import Evaluation, Job
 from tardigrad.engines.clock import EvaluationClock
-from tardigrad.engines.local.nursery import CHILD, context, importable_main
+from tardigrad.engines.local.nursery import context, importable_main
 from tardigrad.engines.local.processes import SlotParcel, judge
 from tardigrad.errors import Diverged, TardigradError
 from tardigrad.transports.slots import Slot, SlotLayout

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from typing import Any, Protocol
 
+from tardigrad.children import CHILD
 from tardigrad.engines.base import Limits, WorkerView
-from tardigrad.engines.local.nursery import CHILD, context, importable_main
+from tardigrad.engines.local.nursery import context, importable_main
 
 _REMEMBERED = 32  # steps and stalenesses that pace is told from
 _SLOWER = 20.0  # times the median step after which a worker counts as hung

@@ -22,8 +22,6 @@ from tardigrad.errors import InvalidArgument
 
 PRELOAD = "TARDIGRAD_PRELOAD"
 """Environment variable that tells the forkserver, while it starts, which task to build."""
-CHILD = "tardigrad-"
-"""How the names of processes that come from here begin."""
 
 
 def context() -> ForkServerContext:
@@ -75,8 +73,3 @@ def importable_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-def is_child() -> bool:
-    """Whether this process came from a nursery."""
-    return multiprocessing.current_process().name.startswith(CHILD)

@@ -6,8 +6,8 @@ from multiprocessing.reduction import ForkingPickler
 
 import torch
 
+from tardigrad.children import is_child
 from tardigrad.engines.base import Job
-from tardigrad.engines.local.nursery import is_child
 from tardigrad.errors import InvalidArgument
 
 
