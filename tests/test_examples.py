@@ -18,6 +18,7 @@ import tardigrad
 import tardigrad.errors
 from tardigrad.cli import COMMANDS, main
 from tardigrad.commands.replay import ReplayOptions
+from tardigrad.commands.run import RunOptions, split_script
 from tardigrad.listing import KINDS
 from tardigrad.options import ExportOptions, ResumeOptions, StatusOptions, WorkersOptions
 
@@ -175,6 +176,11 @@ def test_commands_on_pages(page, line, shown, monkeypatch, capsys):
     words = shlex.split(line, comments=True)[1:]
     if words[:1] == ["report"]:
         words = ["report", "--help"]  # the runs it names are the reader's
+    if words[:1] == ["run"]:  # the script is the reader's
+        before, script, _its_own = split_script(words[1:])
+        tyro.cli(RunOptions, args=before)
+        assert script is not None
+        return
     for command, options in OF_A_RUN.items():
         if words[: len(command)] == [*command] and not shown.startswith("tardigrad: "):
             tyro.cli(options, args=words[len(command) :])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,10 @@ from tardigrad.engines.local.casting import Cast
 from tardigrad.engines.local.nursery import prepare
 from tardigrad.engines.local.scripted import ScriptEngine
 from tardigrad.errors import InvalidArgument, SessionError
-from tardigrad.integrations.tensorboard import event_files
 from tardigrad.leases import Leases
 from tardigrad.ledger import Ledger
 from tardigrad.optimizers import OPTIMIZERS
 from tardigrad.presence import require_nobody
-from tardigrad.recording import Recorder
 from tardigrad.rules.base import Rule, make_rule
 from tardigrad.saving import Saving
 from tardigrad.server import ParameterServer
@@ -36,8 +34,7 @@ from tardigrad.session.alone import AloneSession
 from tardigrad.session.link import Prepared
 from tardigrad.session.randomness import seed_generators
 from tardigrad.session.scripts import Script, guard, launch_variables_removed
-from tardigrad.steering import Steering
-from tardigrad.training import as_begun, fresh_directory, make_ready, opened, recorder_of, run_engine
+from tardigrad.training import as_begun, fresh_directory, make_ready, opened, recorder_of, run_engine, watched
 
 SCRIPT = "script"
 """What the task of a script's run is called in its configuration."""
@@ -233,7 +230,7 @@ def _host(
         recorder = recorder_of(place, config, None, stage, None if state is None else state["recorder"])
         if state is None:
             _remember(place, script, sizes)
-        with _watched(place, recorder, state, observers) as (steering, watching):
+        with watched(place, recorder, state, observers, steered=True) as (steering, watching):
             stage = replace(stage, observers=watching, steering=steering, life=life)
             engine = ScriptEngine(stage, cast, prepared, first, ledger, by_speed=sizes == BY_SPEED)
             if state is None and stage.faults.faults:
@@ -327,20 +324,3 @@ def _remember(place: Path, script: Script, sizes: Any) -> None:
     file = place / "environment.json"
     known = json.loads(file.read_text())
     write_json(file, known | {"script": script.as_json(), "by_speed": sizes == BY_SPEED})
-
-
-@contextmanager
-def _watched(
-    place: Path, recorder: Recorder, state: Mapping[str, Any] | None, observers: Sequence[Observer]
-) -> Iterator[tuple[Steering, list[Observer]]]:
-    """Those who watch a run: its record, its status for the outside, TensorBoard where it is installed."""
-    steering = Steering(place)
-    applied = 0 if state is None else state["engine"]["server"]["samples_applied"]
-    events = event_files(place, samples=applied)
-    try:
-        yield steering, [recorder, steering, *([events] if events is not None else []), *observers]
-    finally:
-        steering.close()
-        if events is not None:
-            with suppress(OSError):
-                events.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tardigrad.directories import create_directory, cut_back, lives, may_go_on
 from tardigrad.engines import ENGINES
 from tardigrad.engines.base import BasicEngine, Evaluation, Observer, Stage
 from tardigrad.errors import AllWorkersLost, Diverged, RunDirectoryError, Stopped, WorkerFailed
+from tardigrad.integrations.tensorboard import event_files
 from tardigrad.logs import read_header
 from tardigrad.presence import require_nobody
 from tardigrad.recording import Recorder
@@ -108,18 +110,13 @@ def train(
         state = opened(place, config)
         life = 0 if state is None else lives(place) + 1
         recorder = recorder_of(place, config, task.metric, job, None if state is None else state["recorder"])
-        steering = Steering(place) if engine_class.has_processes else None
-        watching = [recorder, *observers] if steering is None else [recorder, steering, *observers]
-        engine = engine_class(replace(job, observers=watching, steering=steering, life=life))
-        if state is None and job.faults.faults:
-            recorder.noted(0.0, f"chaos: {describe(job.faults)}")
-        if state is not None:
-            engine.load_state_dict(state.pop("engine"))  # its tensors are copied, and not kept any longer
-        try:
+        with watched(place, recorder, state, observers, steered=engine_class.has_processes) as (steering, watching):
+            engine = engine_class(replace(job, observers=watching, steering=steering, life=life))
+            if state is None and job.faults.faults:
+                recorder.noted(0.0, f"chaos: {describe(job.faults)}")
+            if state is not None:
+                engine.load_state_dict(state.pop("engine"))  # its tensors are copied, and not kept any longer
             summary = run_engine(engine, recorder, Saving(engine, recorder, config, stop))
-        finally:
-            if steering is not None:
-                steering.close()
     return Run(place, config, recorder.evaluations, summary, job.server)
 
 
@@ -247,6 +244,28 @@ def recorder_of(
         commits=(path.name, path.threads, path.made_by),
         state=state,
     )
+
+
+@contextmanager
+def watched(
+    place: Path,
+    recorder: Recorder,
+    state: Mapping[str, Any] | None,
+    observers: Sequence[Observer],
+    *,
+    steered: bool,
+) -> Iterator[tuple[Steering | None, list[Observer]]]:
+    """Those who watch a run: its record, where it is steered its status, where it is installed TensorBoard."""
+    steering = Steering(place) if steered else None
+    events = event_files(place, samples=0 if state is None else state["engine"]["server"]["samples_applied"])
+    own = [each for each in (recorder, steering, events) if each is not None]
+    try:
+        yield steering, [*own, *observers]
+    finally:
+        if steering is not None:
+            steering.close()
+        if events is not None:
+            events.close()
 
 
 def fresh_directory(config: RunConfig) -> Path:

@@ -151,6 +151,15 @@ def test_one_worker_is_the_plain_trainer_bit_for_bit(tmp_path, settings):
             assert one == other
 
 
+def test_with_the_trainers_own_fused_optimizer_one_worker_agrees_to_rounding(tmp_path):
+    plain = make(tmp_path, optim="adamw_torch_fused", learning_rate=0.01)
+    plain.train()
+    _session, served = serve(Loopback(), tmp_path, optim="adamw_torch_fused", learning_rate=0.01)
+    served.train()
+    for mine, theirs in zip(weights(plain), weights(served), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("accumulated", [1, 2, 3])
 @pytest.mark.parametrize("batches", [1, 2])
 def test_no_sample_is_computed_twice_and_none_is_left(tmp_path, accumulated, batches):

@@ -266,6 +266,18 @@ def test_a_gradient_that_somebody_else_sets_to_none_is_noticed():
     assert book.for_push().leases == (SECOND,)
 
 
+def test_without_a_loader_a_step_is_one_sample_however_often_it_was_computed():
+    parameter = nn.Parameter(torch.ones(2))
+    book = WatchedBook([parameter], fed=False)
+    for backward_passes in (1, 2):
+        for _ in range(backward_passes):
+            book.zeroed()
+            parameter.grad = None
+            parameter.sum().backward()
+        book.look()
+        assert book.for_push().samples == 1
+
+
 def test_forward_zero_grad_backward_step_gives_nothing_back():
     def main(session):
         net = nn.Linear(4, 3)

@@ -7,7 +7,7 @@ import torch
 from loopback import Loopback, alone, require_equal, served
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from training_loops import DATA, a_script, convolutions, network
 
 from tardigrad.errors import SessionError
@@ -193,6 +193,54 @@ def test_a_worker_started_again_begins_with_the_epoch_the_run_has_come_to():
     assert seen[0] == 3
 
 
+def test_the_number_of_epochs_may_be_told_with_what_is_prepared():
+    def main(session):
+        net = network()
+        loader = DataLoader(DATA, batch_size=13)
+        net, optimizer, loader = session.prepare(net, torch.optim.SGD(net.parameters(), lr=0.1), loader, epochs=2)
+        for _ in range(2):
+            for inputs, labels in loader:
+                optimizer.zero_grad()
+                cross_entropy(net(inputs), labels).backward()
+                optimizer.step()
+
+    loopback = served(main)
+    assert loopback.planned == 2
+    assert loopback.leases.over
+
+
+def test_a_scheduler_knows_how_far_the_run_is():
+    def main(session):
+        net = network()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+        loader = DataLoader(DATA, batch_size=13)
+        net, optimizer, loader, scheduler = session.prepare(net, optimizer, loader, scheduler)
+        for epoch in session.epochs(2):
+            assert scheduler.last_epoch == epoch
+            for inputs, labels in loader:
+                optimizer.zero_grad()
+                cross_entropy(net(inputs), labels).backward()
+                optimizer.step()
+            assert scheduler.state_dict()["last_epoch"] == epoch + 1
+            assert scheduler.get_last_lr() == [0.1 * 0.5 ** (epoch + 1)]
+
+    served(main)
+
+
+def test_weights_read_anew_while_a_worker_waits_are_shown():
+    """As after a wait for samples that came back: the link calls `renewed`."""
+    loopback = Loopback()
+    link = loopback.link()
+    session = ServedSession(link)
+    net = network()
+    net, optimizer = session.prepare(net, torch.optim.SGD(net.parameters(), lr=0.1))
+    loopback.server.push(0, [torch.ones_like(parameter) for parameter in net.parameters()], samples=3)
+    loopback.rates_at = loopback.server._lr = lambda samples: (samples / 100,)
+    link.renewed(link.refresh())
+    assert (session.version, session.samples, optimizer.param_groups[0]["lr"]) == (1, 3, 0.03)
+
+
 def test_where_the_run_stands():
     def main(session):
         assert (session.version, session.samples, session.is_first) == (0, 0, True)
@@ -202,6 +250,28 @@ def test_where_the_run_stands():
 
     served(main, seed=7)
     alone(main, seed=7)
+
+
+def test_digests_tell_what_must_not_differ():
+    def alike(data, *, shuffle=True, frozen=0.0, batch_size=4):
+        seed_generators(3)
+        loopback = Loopback()
+        net = network()
+        net[0].requires_grad_(False).weight.fill_(frozen)
+        loader = DataLoader(data, batch_size=batch_size, shuffle=shuffle)
+        ServedSession(loopback.link()).prepare(net, torch.optim.SGD(net.parameters(), lr=0.1), loader)
+        return dict(loopback.prepared.alike)
+
+    other = TensorDataset(DATA.tensors[0] + 1.0, DATA.tensors[1])
+    first = alike(DATA)
+    assert first == alike(DATA)
+
+    def differing(found):
+        return {name for name in first if first[name] != found[name]}
+
+    assert differing(alike(other)) == {"a data set"}
+    assert "an order of samples" in differing(alike(DATA, shuffle=False))
+    assert differing(alike(DATA, frozen=1.0)) == {"frozen parameters"}
 
 
 def test_weights_and_buffers_begin_as_the_first_workers():

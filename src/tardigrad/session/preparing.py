@@ -84,13 +84,13 @@ def is_stream(loader: DataLoader[Any]) -> bool:
 
 
 def _alike(given: Given, plan: Plan) -> dict[str, str]:
-    """Digests of what must not differ between workers."""
+    """Digests of what must not differ between workers, by what a sentence calls it."""
     found = {"frozen parameters": of_frozen(given.model, plan.travelling.parameters)}
     if given.loader is None:
         return found
     if plan.orders is None:
-        return found | {"data set": of_dataset(given.loader.dataset)}
-    return found | {"order of samples": plan.orders.digest, "data set": of_loader(given.loader, plan.orders)}
+        return found | {"a data set": of_dataset(given.loader.dataset)}
+    return found | {"an order of samples": plan.orders.digest, "a data set": of_loader(given.loader, plan.orders)}
 
 
 def _schedule(given: Given, orders: Orders | None, size: int, served: Sequence[int]) -> Schedule | None:
