@@ -23,6 +23,7 @@ from tardigrad.engines.local.casting import Cast
 from tardigrad.engines.local.nursery import prepare
 from tardigrad.engines.local.scripted import ScriptEngine
 from tardigrad.errors import InvalidArgument, SessionError
+from tardigrad.hyperparameters import require_integer
 from tardigrad.leases import Leases
 from tardigrad.ledger import Ledger
 from tardigrad.optimizers import OPTIMIZERS
@@ -45,8 +46,9 @@ _PLAIN = (
     "commit_threads", "seed", "measure_every", "threads", "device", "checkpoint_every", "checkpoints_kept",
     "digest_every", "hang_after", "first_step", "max_restarts", "on_failure", "chaos", "label",
 )  # fmt: skip
-SETTINGS = (*_PLAIN, "batch_size", "directory", "engine")
+SETTINGS = (*_PLAIN, "batch_size", "directory", "engine", "group")
 """What `run` and ``tardigrad run`` take; everything else stands in the script."""
+_PUSHES = 100  # that faults are drawn over where nobody knows how many there will be
 _OF_THE_SCRIPT = {
     "lr": "the optimizer", "optimizer": "the optimizer", "schedule": "a scheduler given to session.prepare",
     "warmup": "a scheduler given to session.prepare", "epochs": "session.epochs", "task": "the script itself",
@@ -108,7 +110,8 @@ def run(
         observers: told of every pull, commit, rejection and evaluation.
         stop: asked after every push; True: write a checkpoint and raise `Stopped`.
         **settings: those of `SETTINGS`, such as workers=4, consistency="ssp(2)", seed=0, batch_size=[128, 64] or
-            ``"by-speed"``; see `tardigrad.RunConfig`. Learning rate, epochs and so on are the script's own.
+            ``"by-speed"``, group=2: every worker is so many processes that compute parts of its batches, as in
+            DistributedDataParallel; see `tardigrad.RunConfig`. Learning rate, epochs and so on are the script's own.
 
     Raises:
         InvalidArgument, SessionError: a setting or a script that cannot be run; nothing was written.
@@ -140,10 +143,11 @@ def _run(
     if engine != "local":
         raise InvalidArgument(f"engine={engine!r} runs no script; type engine='local', or engine=None for one process.")
     script = Script.of(main, args)
-    config, sizes = script_config(script, given)
+    group = require_integer("tardigrad.run", "group", given.pop("group", 1), low=1)
+    config, sizes = script_config(script, given, group)
     place = Path(directory) if directory is not None else fresh_directory(config)
     with launch_variables_removed():
-        return _host(script, config, sizes, place, observers, stop)
+        return _host(script, config, sizes, group, place, observers, stop)
 
 
 @dataclass(slots=True)
@@ -180,8 +184,11 @@ def overriding(
         _overrides.pop()
 
 
-def script_config(script: Script, given: Mapping[str, Any]) -> tuple[RunConfig, Any]:
-    """The configuration of a script's run, as far as it is known before the script has prepared; and batch sizes."""
+def script_config(script: Script, given: Mapping[str, Any], group: int = 1) -> tuple[RunConfig, Any]:
+    """The configuration of a script's run, as far as it is known before the script has prepared; and batch sizes.
+
+    Those given are of a process; those of the configuration are of a lease, which a ``group`` of them computes.
+    """
     settings = dict(given)
     for name in settings:
         if name in _OF_THE_SCRIPT:
@@ -193,9 +200,13 @@ def script_config(script: Script, given: Mapping[str, Any]) -> tuple[RunConfig, 
     if isinstance(rule, Rule):
         rule = rule.spec
     config = configure(_SCRIPT.replace(recipe=Path(script.path).stem), rule=rule, **settings)
+    if group > 1 and not settings.get("threads"):
+        config = config.replace(threads=max(1, config.threads // group))
+    fault_plan(config.chaos, workers=config.workers, pushes=_PUSHES)
     if sizes is not None and sizes != BY_SPEED:
-        config = config.replace(batch_size=tuple(sizes) if isinstance(sizes, Sequence) else sizes)
-        Leases(1, config.batch_size, workers=config.workers)  # refuses what it cannot take, before anything is started
+        of_leases = tuple(size * group for size in sizes) if isinstance(sizes, Sequence) else sizes * group
+        config = config.replace(batch_size=of_leases)
+        Leases(1, config.batch_size, workers=config.workers)  # what it cannot take is refused before anything starts
     return config, sizes
 
 
@@ -212,6 +223,7 @@ def _host(
     script: Script,
     config: RunConfig,
     sizes: Any,
+    group: int,
     place: Path,
     observers: Sequence[Observer],
     stop: Callable[[], bool] | None,
@@ -219,17 +231,17 @@ def _host(
     """Start the workers, build the server from what the first of them prepares, and train."""
     require_nobody(place)
     prepare()
-    cast = cast_of(script, config, _next_lives(place, config))
+    cast = cast_of(script, config, _next_lives(place, config, group), group)
     try:
         prepared, first = cast.first()
-        config = completed(as_begun(config, place), prepared, sizes)
-        stage, ledger = stage_of(config, prepared)
+        config = completed(config, prepared, sizes)
+        stage, ledger = stage_of(as_begun(config, place), prepared)
         make_ready(stage.server, observers, mirrored=True)
         state = opened(place, config)
         life = 0 if state is None else lives(place) + 1
         recorder = recorder_of(place, config, None, stage, None if state is None else state["recorder"])
         if state is None:
-            _remember(place, script, sizes)
+            _remember(place, script, sizes, group)
         with watched(place, recorder, state, observers, steered=True) as (steering, watching):
             stage = replace(stage, observers=watching, steering=steering, life=life)
             engine = ScriptEngine(stage, cast, prepared, first, ledger, by_speed=sizes == BY_SPEED)
@@ -246,10 +258,10 @@ def _host(
     return ScriptRun(place, config, recorder.evaluations, summary, named)
 
 
-def cast_of(script: Script, config: RunConfig, lives_of: Mapping[int, int]) -> Cast:
-    """The workers' processes, started; ``lives_of``: which life of each begins."""
-    limits = limits_of(config)
-    return Cast(script, lives_of, seed=config.seed, threads=config.threads, device=config.device, limits=limits)
+def cast_of(script: Script, config: RunConfig, lives_of: Mapping[int, int], group: int) -> Cast:
+    """The workers' processes, started, a ``group`` of them for each; ``lives_of``: which life of each begins."""
+    seed, threads_of, limits = config.seed, config.threads, limits_of(config)
+    return Cast(script, lives_of, seed=seed, threads=threads_of, device=config.device, limits=limits, group=group)
 
 
 def limits_of(config: RunConfig) -> Limits:
@@ -291,7 +303,7 @@ def stage_of(config: RunConfig, prepared: Prepared) -> tuple[Stage, Ledger | Non
             prepared.samples, config.batch_size, workers=config.workers, policy=config.leases, seed=config.seed
         )
         ledger = Ledger(leases)
-    pushes = 100 if prepared.samples is None else max(2, prepared.samples // prepared.batch_size)
+    pushes = _PUSHES if prepared.samples is None else max(2, prepared.samples // prepared.batch_size)
     faults = fault_plan(config.chaos, workers=config.workers, pushes=pushes)
     samples = prepared.samples or 1
     return Stage(server=server, samples_per_epoch=samples, faults=faults, limits=limits_of(config)), ledger
@@ -305,10 +317,13 @@ def _rates(prepared: Prepared) -> Callable[[int], Sequence[float]]:
     return lambda samples: rates
 
 
-def _next_lives(place: Path, config: RunConfig) -> dict[int, int]:
+def _next_lives(place: Path, config: RunConfig, group: int) -> dict[int, int]:
     """Which life of which worker begins: the first of each, or of a run that goes on the next of those it had."""
     if not may_go_on(place):
         return dict.fromkeys(range(config.workers), 0)
+    known = json.loads((place / "environment.json").read_text()).get("group", 1)
+    if known != group:
+        raise InvalidArgument(f"{place} holds a run with group={known}, not {group}: it goes on as it began.")
     from tardigrad.checkpoint import read_checkpoint
 
     found = read_checkpoint(place)
@@ -319,8 +334,8 @@ def _next_lives(place: Path, config: RunConfig) -> dict[int, int]:
     return {int(worker): int(known["lives"][worker]) for worker in living}
 
 
-def _remember(place: Path, script: Script, sizes: Any) -> None:
+def _remember(place: Path, script: Script, sizes: Any, group: int) -> None:
     """Say in the run's environment which script it is of, for a replay."""
     file = place / "environment.json"
     known = json.loads(file.read_text())
-    write_json(file, known | {"script": script.as_json(), "by_speed": sizes == BY_SPEED})
+    write_json(file, known | {"script": script.as_json(), "by_speed": sizes == BY_SPEED, "group": group})

@@ -1,10 +1,13 @@
 """tardigrad run: options before the script are the run's, what follows is the script's."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
 from tardigrad import running
+from tardigrad.audit import audit
 from tardigrad.cli import main
 from tardigrad.commands.run import RunOptions, split_script
 
@@ -95,3 +98,56 @@ def test_an_option_that_is_not_there_is_refused(script, capsys):
         main(["run", "--worker", "4", script(ONLY_MAIN)])
     assert left.value.code == 2
     assert "--workers" in capsys.readouterr().err
+
+
+TRAINS = """
+import torch
+import tardigrad
+from torch.utils.data import DataLoader, TensorDataset
+
+def main(session):
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(TensorDataset(torch.arange(24.0).reshape(8, 3) / 24.0), batch_size=2)
+    model, optimizer, loader = session.prepare(model, optimizer, loader)
+    for epoch in session.epochs(2):
+        for points, in loader:
+            optimizer.zero_grad()
+            model(points).square().mean().backward()
+            optimizer.step()
+
+if __name__ == "__main__":
+    tardigrad.run(main, workers=1)
+"""
+
+
+class Signals:
+    """As if a signal had come early."""
+
+    def __init__(self):
+        self.questions = 0
+
+    def asked(self):
+        self.questions += 1
+        return self.questions == 3
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+def test_a_run_that_a_signal_stopped_goes_on_where_it_was(script, capsys, monkeypatch):
+    words = ["run", "--directory", "here", script(TRAINS)]
+    with monkeypatch.context() as patched:
+        patched.setattr("tardigrad.commands.run.StopSignals", Signals)
+        assert main(words) == 3
+    said = capsys.readouterr().err
+    assert "stopped at version" in said
+    assert "to go on: the same command, with --directory here before train.py" in said
+    assert not Path("here", "summary.json").exists()
+    assert main(["run", "--engine", "local", *words[1:]]) == 0
+    assert capsys.readouterr().err.endswith("recorded in here\n")
+    assert json.loads(Path("here", "summary.json").read_text())["status"] == "finished"
+    assert "16 samples applied once" in audit(Path("here")).verdict

@@ -65,6 +65,18 @@ def scheduled(session, net, optimizer):
     torch.optim.lr_scheduler.StepLR(optimizer, step_size=1).step()
 
 
+def stepping_a_scheduler_of_its_own(session):
+    net = network()
+    optimizer = sgd(net)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1)
+    net, optimizer, loader = session.prepare(net, optimizer, DataLoader(DATA, batch_size=4))
+    for batch in loader:
+        optimizer.zero_grad()
+        backward(net, batch)
+        optimizer.step()
+        scheduler.step()
+
+
 def set_decay(session, net, optimizer):
     optimizer.param_groups[0]["weight_decay"] = 0.5
 
@@ -73,6 +85,15 @@ def step_without_backward(session):
     _, optimizer, loader = prepared(session)
     for _ in loader:
         optimizer.zero_grad()
+        optimizer.step()
+
+
+def step_with_a_gradient_of_zeros(session):
+    net, optimizer, loader = prepared(session)
+    for number, batch in enumerate(loader):
+        optimizer.zero_grad(set_to_none=False)
+        if number == 0:
+            backward(net, batch)
         optimizer.step()
 
 
@@ -192,7 +213,7 @@ MISTAKES = {
         looping(before=lambda s, n, o: o.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})),
         looping(before=lambda s, n, o: o.param_groups.append({"params": [nn.Parameter(torch.zeros(2))]})),
     ],
-    "no_backward": [step_without_backward, step_without_a_second_backward],
+    "no_backward": [step_without_backward, step_without_a_second_backward, step_with_a_gradient_of_zeros],
     "stepped_twice": [looping(lambda s, n, o: o.step()), looping(lambda s, n, o: o.step(), accumulate=3)],
     "no_batch": [over_the_loader_it_gave, two_steps_for_a_batch],
     "gradients_are_sparse": [sparse_gradients],
@@ -209,7 +230,7 @@ MISTAKES = {
     ],
     "replaced": [looping(before=replaced_module), looping(replaced_in_the_group)],
     "unfrozen": [looping(before=lambda s, n, o: n.requires_grad_(True), net=partly_frozen)],
-    "rate_changed": [looping(before=set_rate), looping(set_rate), looping(scheduled)],
+    "rate_changed": [looping(before=set_rate), looping(set_rate), looping(scheduled), stepping_a_scheduler_of_its_own],
     "setting_changed": [looping(before=set_decay)],
     "in_the_middle": [looping(evaluated_in_the_middle), accumulating],
     "not_scores": [lambda s: (prepared(s), s.evaluate(lambda net: None)), lambda s: (prepared(s), s.evaluate(str))],

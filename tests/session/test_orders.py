@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -139,10 +140,13 @@ def test_set_epoch_is_called_with_the_epoch():
     assert sampler.epoch == 9
 
 
-def test_the_data_set_is_not_copied():
+@pytest.mark.parametrize(
+    "around", [lambda dataset: Subset(dataset, range(5)), lambda dataset: ConcatDataset([dataset])]
+)
+def test_the_data_set_is_not_copied(around):
     dataset = Numbers()
     dataset.lock = threading.Lock()  # cannot be copied
-    part = Subset(dataset, range(5))
+    dataset.dataset = part = around(dataset)  # and leads back
     sampler = Shuffled(dataset)
     sampler.part = part
     sampler.content = dataset.content

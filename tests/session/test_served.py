@@ -72,6 +72,23 @@ def test_evaluation_leaves_training_as_it_was():
     ]
 
 
+def test_evaluation_is_possible_after_a_step_that_was_skipped():
+    def main(session):
+        net = network()
+        net, optimizer, loader = session.prepare(
+            net, torch.optim.SGD(net.parameters(), lr=0.1), DataLoader(DATA, batch_size=13)
+        )
+        scaler = torch.amp.GradScaler("cpu")
+        for number, (inputs, labels) in enumerate(loader):
+            optimizer.zero_grad()
+            scaler.scale(cross_entropy(net(inputs), labels) * (float("inf") if number == 0 else 1.0)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            session.evaluate(accuracy)
+
+    assert [each["version"] for each in served(main).scores[:2]] == [0, 1]
+
+
 def test_evaluation_is_the_first_workers_and_uses_the_buffers_of_all():
     loopback = Loopback(workers=2, batchnorm="mean")
     found = []
@@ -99,6 +116,47 @@ def test_evaluation_is_the_first_workers_and_uses_the_buffers_of_all():
     assert [session.is_first for session, *_ in sessions] == [True, False]
     assert sessions[0][0].version == 2  # it has read the weights anew
     assert sessions[1][0].version == 2
+
+
+def test_after_an_evaluation_a_worker_goes_on_with_the_weights_of_then():
+    loopback = Loopback(workers=2)
+    net = network()
+    session = ServedSession(loopback.link())
+    net, _ = session.prepare(net, torch.optim.SGD(net.parameters(), lr=0.1))
+
+    def while_another_pushes(net):
+        loopback.server.push(1, [torch.ones_like(parameter) for parameter in net.parameters()])
+        return float(session.version)
+
+    assert session.evaluate(while_another_pushes) == {"score": 0.0}
+    assert session.version == 1
+    assert all(torch.equal(*pair) for pair in zip(net.parameters(), loopback.weights(), strict=True))
+
+
+def test_a_gradient_begun_in_the_last_loop_does_not_hinder_an_evaluation():
+    def main(session):
+        net = network()
+        net, optimizer, loader = session.prepare(
+            net, torch.optim.SGD(net.parameters(), lr=0.1), DataLoader(DATA, batch_size=8)
+        )
+        for number, (inputs, labels) in enumerate(loader):
+            cross_entropy(net(inputs), labels).backward()
+            if number % 3 == 2:
+                optimizer.step()
+                optimizer.zero_grad()
+        session.evaluate(accuracy)
+
+    assert served(main).scores[0]["version"] == 1
+
+
+def test_who_is_first_is_known_once_a_worker_has_prepared():
+    loopback = Loopback(workers=2)
+    loopback.first = 1
+    session = ServedSession(loopback.link())
+    assert session.is_first
+    net = network()
+    session.prepare(net, torch.optim.SGD(net.parameters(), lr=0.1))
+    assert not session.is_first
 
 
 def test_two_workers_share_every_epoch():

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from tardigrad.errors import InvalidArgument
+from tardigrad.config import RunConfig
+from tardigrad.errors import InvalidArgument, Stopped
+from tardigrad.signals import StopSignals
+
+if TYPE_CHECKING:
+    from tardigrad.engines.base import Observer
 
 _HOW = "Type: tardigrad run [--workers 4] ... script.py [its arguments]; options for tardigrad stand before the script."
 
@@ -30,6 +37,9 @@ class RunOptions:
     """Where the workers live: local (a process for each), or none: plain PyTorch in this process."""
     workers: int | None = None
     """How many workers, >= 1."""
+    group: int | None = None
+    """Processes of a worker, >= 1: they compute parts of the same batches, as in DistributedDataParallel, and push
+    once together."""
     rule: str | None = None
     """What a late gradient becomes: asgd, dc-asgd, 'dc-asgd-a(lambda0=4)', dc-lowrank; tardigrad list rules."""
     batch_size: Literal["by-speed"] | tuple[int, ...] | None = None
@@ -91,7 +101,7 @@ class RunOptions:
 
 
 def run(words: list[str]) -> int:
-    """``tardigrad run``; the exit status."""
+    """``tardigrad run``; the exit status: 3 where the run was stopped and can go on."""
     before, script, after = split_script(words)
     options = tyro.cli(RunOptions, args=before, prog="tardigrad run")
     if script is None:
@@ -101,10 +111,20 @@ def run(words: list[str]) -> int:
     from tardigrad.running import overriding
     from tardigrad.session.scripts import as_main, execute
 
-    with as_main(script, after) as module, overriding(options.settings) as overridden:
-        execute(module)
-        if not overridden.reached:
-            _run_main(module, script)
+    with ExitStack() as open_now:
+        module = open_now.enter_context(as_main(script, after))
+        asked, told = _signals(open_now), [_teller()]
+        overridden = open_now.enter_context(overriding(options.settings, observers=told, stop=asked))
+        try:
+            execute(module)
+            if not overridden.reached:
+                _run_main(module, script)
+        except Stopped as stopped:
+            _say_how_far(stopped.directory, script)
+            return 3
+    for found in overridden.runs:
+        if found.directory is not None:
+            print(f"recorded in {found.directory}", file=sys.stderr)
     return 0
 
 
@@ -127,3 +147,41 @@ def _run_main(module: ModuleType, script: str) -> None:
             "defines main(session). Put the training into `def main(session):`."
         )
     run_function(main)
+
+
+def _signals(open_now: ExitStack) -> Callable[[], bool]:
+    """What a run asks after every push: whether a signal says that it is to stop.
+
+    Signals are taken over at the first question. So a script without workers, which asks nothing, ends by them as any
+    program does.
+    """
+    taken: list[StopSignals] = []
+
+    def asked() -> bool:
+        if not taken:
+            taken.append(open_now.enter_context(StopSignals()))
+        return taken[0].asked()
+
+    return asked
+
+
+def _teller() -> Observer:
+    """Says on the terminal what becomes of the workers; everything else a script says itself."""
+    from tardigrad.engines.base import Evaluation
+    from tardigrad.progress import TrainProgress
+
+    class Teller(TrainProgress):
+        def evaluated(self, evaluation: Evaluation) -> None:
+            pass
+
+    return Teller(RunConfig(), samples=1, metric=None)
+
+
+def _say_how_far(directory: Path, script: str) -> None:
+    """The last lines of a run that was stopped."""
+    from tardigrad.standing import reached_by_checkpoint
+
+    reached = reached_by_checkpoint(directory)
+    if reached is not None:
+        print(f"stopped at {reached.words}", file=sys.stderr)
+    print(f"to go on: the same command, with --directory {directory} before {script}", file=sys.stderr)

@@ -25,7 +25,7 @@ class Optimizer(ABC):
     scope: ClassVar[Scope] = "element"
 
     def gain(self, delay: int) -> float:
-        """By how much the step size that a damped curvature estimate must reckon with exceeds lr, >= 1.
+        """The step size that a damped curvature estimate must reckon with, in multiples of lr, > 0.
 
         Args:
             delay: the longest in commits, >= 0.

@@ -62,7 +62,8 @@ def _replayed(
         chaos="", commit_path=header["commit_path"], commit_threads=header.get("commit_threads", 1)
     )
     prepare()
-    cast = cast_of(script, config, dict.fromkeys(range(config.workers), 0))
+    group = recorded.environment.get("group", 1)
+    cast = cast_of(script, config, dict.fromkeys(range(config.workers), 0), group)
     try:
         prepared, first = cast.first()
         sizes = None if config.batch_size == prepared.batch_size else config.batch_size

@@ -2,7 +2,8 @@
 
 A worker computes the samples that it is leased by their places, so two workers whose data differ would train on the
 wrong samples without a sign. A digest of a few items finds what commonly goes wrong: another folder, another split,
-another order of files.
+another order of files. It takes for granted that the workers read alike: with the same versions of the libraries that
+decode files, on processors of one kind.
 """
 
 from __future__ import annotations

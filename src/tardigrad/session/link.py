@@ -142,6 +142,7 @@ class Link(ABC):
         workers: how many there were at first.
         incarnation: which life of the worker this is.
         seed: of the run.
+        rank, group: which process of how many this is; more than one are one worker together.
         renewed: called with what was read anew while the worker waited for samples; set by the session.
     """
 
@@ -149,6 +150,8 @@ class Link(ABC):
     workers: int
     incarnation: int
     seed: int
+    rank: int = 0
+    group: int = 1
     renewed: Callable[[Released], None] | None = None
 
     @abstractmethod

@@ -246,6 +246,15 @@ class Loop:
             self._loader.ended(early=early, failed=failed)
 
 
+Part = Callable[[Lease], tuple[int, int]]
+"""What a process computes of a lease, as (start, stop) in its epoch."""
+
+
+def whole(lease: Lease) -> tuple[int, int]:
+    """All of a lease: what a worker of one process computes."""
+    return lease.start, lease.stop
+
+
 class LeasedLoader(ServedLoader):
     """The user's DataLoader, with leased samples.
 
@@ -260,6 +269,7 @@ class LeasedLoader(ServedLoader):
         epochs: which epoch it is.
         drained: called whenever no further batch is there for now: before waiting for samples to come back, before a
             loop ends, and after the last epoch; not when the script leaves a loop early.
+        part: what this process computes of a lease.
     """
 
     def __init__(
@@ -270,16 +280,22 @@ class LeasedLoader(ServedLoader):
         orders: Orders,
         epochs: EpochClock,
         drained: Callable[[], None] = _nothing,
+        *,
+        part: Part = whole,
     ) -> None:
         super().__init__(loader, book, epochs)
         self._link = link
         epochs.serve(book, drained)
-        self._orders = orders
+        self._orders, self._part = orders, part
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, each of them computed by all processes of the worker together."""
+        return -(-self._orders.samples // ((self._loader.batch_size or 1) * self._link.group))
 
     def _make(self) -> DataLoader[Any]:
         return DataLoader(
             self._loader.dataset,
-            batch_sampler=_LeaseSampler(self._loader, self._book, self._orders, self._clock),
+            batch_sampler=_LeaseSampler(self._loader, self._book, self._orders, self._clock, self._part),
             collate_fn=self._loader.collate_fn,
             **settings_of(self._loader),
         )
@@ -307,16 +323,18 @@ class _LeaseSampler(Sampler[list[Any]]):
     plain PyTorch.
     """
 
-    def __init__(self, loader: DataLoader[Any], book: LeaseBook, orders: Orders, epochs: EpochClock) -> None:
+    def __init__(
+        self, loader: DataLoader[Any], book: LeaseBook, orders: Orders, epochs: EpochClock, part: Part
+    ) -> None:
         self._own, self._size = loader.sampler, loader.batch_size
-        self._book, self._orders, self._clock = book, orders, epochs
+        self._book, self._orders, self._clock, self._part = book, orders, epochs, part
 
     def __iter__(self) -> Iterator[list[Any]]:
         own = iter(self._own)
         while (lease := self._clock.take()) is not None:
             self._book.took(lease)
             deque(islice(own, lease.samples), maxlen=0)
-            yield batch_of(self._orders.of(lease.epoch), lease.start, lease.stop)
+            yield batch_of(self._orders.of(lease.epoch), *self._part(lease))
         deque(islice(own, self._size), maxlen=0)  # a plain BatchSampler asks once more, in vain
 
 

@@ -111,6 +111,29 @@ def no_batch() -> SessionError:
     )
 
 
+def not_averaged() -> SessionError:
+    """A gradient that is one process's own, in a worker of several."""
+    return SessionError(
+        "optimizer.step() found gradients that were not averaged over this worker's processes: compute the loss with "
+        "the model that session.prepare returned, and its gradients with loss.backward()."
+    )
+
+
+def no_trainer_in_a_group() -> SessionError:
+    """A `transformers.Trainer` in a worker of several processes."""
+    return SessionError(
+        "session.prepare(trainer) serves a worker of one process: start the run without group=, with more workers."
+    )
+
+
+def parallel_already() -> SessionError:
+    """A model that is wrapped for several processes or devices by the script."""
+    return SessionError(
+        "the model is wrapped in DistributedDataParallel or DataParallel already: give session.prepare the model "
+        "itself. In a run with group=, session.prepare wraps it."
+    )
+
+
 def gradients_are_sparse(name: str) -> SessionError:
     """A sparse gradient."""
     return SessionError(f"the gradient of {name} is sparse; gradients are dense: write sparse=False in its module.")

@@ -58,7 +58,6 @@ class ServedOptimizer(MirroredOptimizer):
         self._accumulate, self._released = accumulate, released
         self._begun: list[Batches] = []  # stepped, not yet pushed
         self._absent: frozenset[int] = frozenset()
-        self._book.forget()
 
     @property
     def under_way(self) -> bool:

@@ -33,9 +33,10 @@ class Orders:
 
     Args:
         loader: the user's own, with a map-style data set.
+        group: processes that compute a lease together, each of them a batch of the loader's size.
 
     Attributes:
-        samples: of an epoch: what the sampler yields; with drop_last without the tail that fills no batch.
+        samples: of an epoch: what the sampler yields; with drop_last without the tail that fills no lease.
         digest: of the first epoch's order: the same in every worker, or the workers would compute other samples
             than they are leased.
 
@@ -43,16 +44,16 @@ class Orders:
         SessionError: a DataLoader whose samples cannot be leased; the message says why and what to write.
     """
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
+    def __init__(self, loader: DataLoader[Any], *, group: int = 1) -> None:
         require_leasable(loader)
         self._draws_every_time = not (loader.persistent_workers and loader.num_workers > 0)
-        self._multiple = loader.batch_size if loader.drop_last and loader.batch_size else 1
+        self._multiple = loader.batch_size * group if loader.drop_last and loader.batch_size else 1
         self._begin = (GeneratorStates.now(), _copied((loader.sampler, loader.generator), loader.dataset))
         self._memo_of = loader.dataset
         self._start_over()
         first = self.of(0)
         if not len(first):
-            raise SessionError(_empty(loader))
+            raise SessionError(_empty(loader, group))
         self.samples = len(first)
         self.digest = _digest(first)
 
@@ -150,11 +151,12 @@ def _obstacle(loader: Any) -> str | None:
     return None
 
 
-def _empty(loader: DataLoader[Any]) -> str:
+def _empty(loader: DataLoader[Any], group: int) -> str:
     if len(loader.sampler):  # type: ignore[arg-type]
         return (
-            f"the DataLoader has drop_last=True and fewer samples than its batch_size of {loader.batch_size}: "
-            "an epoch has no batch. Write a smaller batch_size."
+            f"the DataLoader has drop_last=True and fewer samples than its batch_size of {loader.batch_size}"
+            f"{f' for each of {group} processes' if group > 1 else ''}: an epoch has no batch. "
+            "Write a smaller batch_size."
         )
     return "the DataLoader's sampler yields no samples: there is nothing to train on."
 
@@ -172,11 +174,18 @@ def _copied(things: Any, dataset: Any) -> Any:
 
 
 def _within(dataset: Any) -> Iterator[Any]:
-    """A data set, what its attributes hold, and the same of the data sets inside it."""
-    while dataset is not None:
-        yield dataset
-        yield from getattr(dataset, "__dict__", {}).values()
-        dataset = getattr(dataset, "dataset", None)
+    """A data set, what its attributes hold, and the same of the data sets inside it (Subset, ConcatDataset)."""
+    waiting, seen = [dataset], set()
+    while waiting:
+        part = waiting.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        attributes = getattr(part, "__dict__", {})
+        yield part
+        yield from attributes.values()
+        several = attributes.get("datasets")
+        waiting += [attributes.get("dataset"), *(several if isinstance(several, list | tuple) else ())]
 
 
 def _as_order(samples: list[Any]) -> Order:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -30,7 +31,7 @@ class Plan:
         groups: as the server is to step them.
         served: which of the optimizer's groups these are; the others hold nothing that is trained.
         orders: of the loader's samples; None for a stream, and without a loader.
-        batch_size: samples of a batch.
+        batch_size: samples of a lease: of the batches that the processes of this worker compute together.
         schedule: of the learning rates; None: they stay.
     """
 
@@ -42,25 +43,28 @@ class Plan:
     schedule: Schedule | None
 
 
-def planned(given: Given, device: torch.device) -> Plan:
+def planned(given: Given, device: torch.device, *, group: int = 1) -> Plan:
     """Check what was given.
 
     Args:
         given: to `Session.prepare`.
         device: where this worker computes.
+        group: processes that compute a lease together; each of them a batch of the loader's size.
 
     Raises:
         SessionError: something that cannot be served; the sentence says what to write.
     """
+    if isinstance(given.model, DistributedDataParallel | DataParallel):
+        raise mistakes.parallel_already()
     names = {id(parameter): name for name, parameter in given.model.named_parameters()}
     named, groups = translate(given.optimizer, names)
     require_storable(named, device)
     travelling = Travelling(given.model, named, _frozen(given, names))
     loader = given.loader
-    orders = Orders(loader) if loader is not None and not is_stream(loader) else None
+    orders = Orders(loader, group=group) if loader is not None and not is_stream(loader) else None
     size = (loader.batch_size or 1) if loader is not None else 1
     served = tuple(place for place, _ in stepped_groups(given.optimizer))
-    return Plan(travelling, groups, served, orders, size, _schedule(given, orders, size, served))
+    return Plan(travelling, groups, served, orders, size * group, _schedule(given, orders, size, served))
 
 
 def prepared(given: Given, plan: Plan) -> Prepared:

@@ -12,16 +12,18 @@ from torch import nn
 
 from tardigrad.seeding import derive_seed
 from tardigrad.session import mistakes
+from tardigrad.session.averaging import GroupBook, averaged
 from tardigrad.session.given import Given
+from tardigrad.session.group import GroupedLink
 from tardigrad.session.judged import lent, scores_of
 from tardigrad.session.link import Link, Released, Welcome
-from tardigrad.session.loader import EpochClock, LeasedLoader, ServedLoader
+from tardigrad.session.loader import EpochClock, LeasedLoader, ServedLoader, whole
 from tardigrad.session.optimizer import ServedOptimizer
 from tardigrad.session.preparing import Plan, planned, prepared
 from tardigrad.session.randomness import seed_generators
 from tardigrad.session.schedules import ServedScheduler
 from tardigrad.session.session import Scores, Session, numbers_of
-from tardigrad.session.streams import StreamedLoader
+from tardigrad.session.streams import StreamedLoader, as_counted
 from tardigrad.session.watch import WatchedBook
 
 
@@ -29,7 +31,8 @@ class ServedSession(Session):
     """One worker's session over a link.
 
     What its script draws at random goes on as in plain PyTorch. In worker 0 it is exactly what plain PyTorch draws; the
-    others, and every further life of a worker, draw from seeds of their own from `prepare` on.
+    others, every further life of a worker, and all but the first process of one that is a group, draw from seeds of
+    their own from `prepare` on.
 
     Args:
         link: to the server.
@@ -39,6 +42,7 @@ class ServedSession(Session):
     def __init__(self, link: Link, *, device: torch.device | str = "cpu") -> None:
         self.worker, self.workers = link.worker, link.workers
         self.incarnation, self.seed = link.incarnation, link.seed
+        self.rank, self.group = link.rank, link.group
         self.device = torch.device(device)
         self._link = link
         self._saved: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {}
@@ -48,7 +52,7 @@ class ServedSession(Session):
     # -- the loop --------------------------------------------------------------------------------------------
 
     def _prepare(self, given: Given) -> tuple[Any, ...]:
-        plan = planned(given, self.device)
+        plan = planned(given, self.device, group=self.group)
         self._welcome = self._link.prepare(prepared(given, plan))
         plan.travelling.attach(self._welcome)
         self._model, self._travelling = given.model, plan.travelling
@@ -59,17 +63,20 @@ class ServedSession(Session):
         self._link.renewed = self._renewed
         for name, (_, load) in self._saved.items():
             self._load(name, load)
-        if (self.worker, self.incarnation) != (0, 0):
-            seed_generators(derive_seed(self.seed, "script", self.worker, self.incarnation))
+        if (self.worker, self.incarnation, self.rank) != (0, 0, 0):
+            place = (self.worker, self.incarnation, self.rank) if self.rank else (self.worker, self.incarnation)
+            seed_generators(derive_seed(self.seed, "script", *place))
         return given.handed_back(made)
 
     def _prepare_trainer(self, trainer: Any) -> Any:
         """The same trainer, served. Loaded by name: that module imports transformers, which nobody else needs."""
+        if self.group > 1:
+            raise mistakes.no_trainer_in_a_group()
         return importlib.import_module("tardigrad.integrations.transformers").prepare(self, trainer)
 
     def _stand_ins(self, given: Given, plan: Plan, welcome: Welcome) -> dict[int, Any]:
         """What the script gets in the place of its own objects, by their ids."""
-        book = WatchedBook(plan.travelling.parameters, fed=given.loader is not None)
+        book = self._book_of(given, plan)
         self._optimizer = ServedOptimizer(
             given.optimizer, travelling=plan.travelling, link=self._link, book=book, served=plan.served,
             accumulate=given.accumulate, released=self._noted,
@@ -81,15 +88,25 @@ class ServedSession(Session):
             )
         if given.loader is not None:
             made[id(given.loader)] = self._loader = self._served_loader(given, plan, book)
+        if isinstance(book, GroupBook):
+            made[id(given.model)] = averaged(given.model, book, self.device)
         self._renewed(welcome.released)
         return made
+
+    def _book_of(self, given: Given, plan: Plan) -> WatchedBook:
+        parameters, fed = plan.travelling.parameters, given.loader is not None
+        if isinstance(self._link, GroupedLink):
+            return GroupBook(parameters, fed=fed, link=self._link)
+        return WatchedBook(parameters, fed=fed)
 
     def _served_loader(self, given: Given, plan: Plan, book: WatchedBook) -> ServedLoader:
         assert given.loader is not None
         drained = self._optimizer.drained
         if plan.orders is None:
-            return StreamedLoader(given.loader, book, self._clock, drained)
-        return LeasedLoader(given.loader, self._link, book, plan.orders, self._clock, drained)
+            agreed = book.agreed if isinstance(book, GroupBook) else as_counted
+            return StreamedLoader(given.loader, book, self._clock, drained, agreed=agreed)
+        part = book.part if isinstance(book, GroupBook) else whole
+        return LeasedLoader(given.loader, self._link, book, plan.orders, self._clock, drained, part=part)
 
     def epochs(self, number: int) -> Iterator[int]:
         """The epochs of the run, from the one that it has come to; see `Session.epochs`."""
@@ -105,9 +122,12 @@ class ServedSession(Session):
         self._require_prepared("evaluate")
         if self._clock.inside and self._optimizer.under_way:
             raise mistakes.in_the_middle("evaluate")
-        if not self.is_first:
+        if self._released is None or not self._released.first:
             return None
         self._renewed(self._link.refresh(evaluation=True))
+        if self.rank > 0:
+            self._renewed(self._link.refresh())  # answered when the first process has judged
+            return None
         since = time.perf_counter()
         with lent(self._travelling.buffers, self._welcome.buffers):
             scores = scores_of(function, self._model)
@@ -153,8 +173,8 @@ class ServedSession(Session):
 
     @property
     def is_first(self) -> bool:
-        """Whether this worker does what is done once; before `prepare`: whether it is worker 0."""
-        return self.worker == 0 if self._released is None else self._released.first
+        """Whether this process does what is done once; before `prepare`: whether it is worker 0's first."""
+        return self.rank == 0 and (self.worker == 0 if self._released is None else self._released.first)
 
     @property
     def version(self) -> int:

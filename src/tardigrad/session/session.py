@@ -40,6 +40,8 @@ class Session(ABC):
         incarnation: which life of the worker this is, from 0; more where it was started again.
         seed: of the run. The global generators of torch, random and numpy were seeded with it before ``main``.
         device: where the model is to compute: ``model.to(session.device)``.
+        rank: which process of its worker this is, from 0.
+        group: of how many processes a worker is; they compute parts of the same batches.
     """
 
     worker: int
@@ -47,6 +49,8 @@ class Session(ABC):
     incarnation: int
     seed: int
     device: torch.device
+    rank: int = 0
+    group: int = 1
 
     _prepared = False
 
@@ -148,7 +152,7 @@ class Session(ABC):
     @property
     @abstractmethod
     def is_first(self) -> bool:
-        """Whether this worker does what is done once: it prints, evaluates and writes files. One live worker is."""
+        """Whether this process does what is done once: it prints and writes files. One of the whole run is."""
 
     @property
     @abstractmethod

@@ -19,6 +19,11 @@ from tardigrad.session.book import LeaseBook
 from tardigrad.session.loader import EpochClock, ServedLoader, settings_of
 
 
+def as_counted(samples: int | None) -> int | None:
+    """What a batch counts for in a worker of one process: as many samples as it has."""
+    return samples
+
+
 class StreamedLoader(ServedLoader):
     """The user's DataLoader over a stream, with its samples counted. An epoch is one pass of the worker's own stream.
 
@@ -27,6 +32,7 @@ class StreamedLoader(ServedLoader):
         book: told of every batch.
         epochs: told of every loop.
         drained: called before a loop ends and after the last epoch; not when the script leaves a loop early.
+        agreed: what a batch of so many samples counts for; None in place of either: the stream has come to its end.
 
     Raises:
         SessionError: a DataLoader that is none, or with a loop of its own.
@@ -38,10 +44,13 @@ class StreamedLoader(ServedLoader):
         book: LeaseBook,
         epochs: EpochClock,
         drained: Callable[[], None] = lambda: None,
+        *,
+        agreed: Callable[[int | None], int | None] = as_counted,
     ) -> None:
         if not isinstance(loader, DataLoader) or not isinstance(loader.dataset, IterableDataset):
             raise SessionError("a stream is a torch.utils.data.DataLoader over an IterableDataset.")
         super().__init__(loader, book, epochs)
+        self._agreed = agreed
         epochs.serve(None, drained)
 
     def _make(self) -> DataLoader[Any]:
@@ -56,8 +65,13 @@ class StreamedLoader(ServedLoader):
 
     def _batches(self, made: DataLoader[Any], batches: Iterator[Any]) -> Iterator[Any]:
         for samples, batch in batches:
-            self._book.counted(samples)
+            counted = self._agreed(samples)
+            if counted is None:
+                break
+            self._book.counted(counted)
             yield batch
+        else:
+            self._agreed(None)
         self._clock.comes_back()
 
     def _left_over(self, *, failed: bool) -> None:

@@ -7,13 +7,14 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 from tardigrad.engines.local.processes import begin, end_with_parent
 from tardigrad.errors import SessionError
+from tardigrad.session.group import GroupedLink, LeaderLink, MemberLink
 from tardigrad.session.local import LocalLink
 from tardigrad.session.randomness import seed_generators
 from tardigrad.session.served import ServedSession
@@ -37,6 +38,7 @@ class Part:
         device: where the session puts what it makes itself.
         start_method: by which the script's own processes are started, those of a DataLoader: what the starting
             process would use; without it a worker would use its own, the forkserver.
+        rank, group: which process of how many that are this worker; the first is their leader.
     """
 
     worker: int
@@ -46,39 +48,62 @@ class Part:
     threads: int
     device: str
     start_method: str
+    rank: int = 0
+    group: int = 1
 
 
-def act(end: socket.socket, role: Role, part: Part) -> None:
-    """A worker's whole life: the user's function from its beginning to its end."""
+def act(end: socket.socket, role: Role, part: Part, beside: Sequence[socket.socket] = ()) -> None:
+    """A worker's whole life: the user's function from its beginning to its end.
+
+    Args:
+        end: of the wire to the server.
+        role: leads to the function.
+        part: of this process.
+        beside: ends of the wires to the other processes of the group: the leader's to each, theirs to the leader.
+    """
     begin(part.threads)
     multiprocessing.set_start_method(part.start_method, force=True)
-    wire = Wire(end)
-    os.register_at_fork(after_in_child=partial(_forked, wire))
+    wire, others = Wire(end), [Wire(other) for other in beside]
+    os.register_at_fork(after_in_child=partial(_forked, [wire, *others]))
     try:
-        _play(wire, role, part)
+        _play(_link(wire, others, part), role, part)
     except SystemExit as told:
         raise SystemExit(told.code) from None
     except BaseException as error:
-        _report(wire, error)
+        _report(wire, error, f"process {part.rank} of {part.group}:\n" if part.group > 1 else "")
         raise SystemExit(1) from None
 
 
-def _forked(wire: Wire) -> None:
-    """In a process the script forks, such as a DataLoader's: it holds no end of the wire, and ends with the worker.
+def _forked(wires: Sequence[Wire]) -> None:
+    """In a process the script forks, such as a DataLoader's: it holds no end of a wire, and ends with the worker.
 
     So a worker's end is noticed at once, and leaves nobody behind that waits to notice it too.
     """
-    wire.close()
+    for wire in wires:
+        wire.close()
     end_with_parent()
 
 
-def _play(wire: Wire, role: Role, part: Part) -> None:
-    link = LocalLink(wire, worker=part.worker, workers=part.workers, incarnation=part.incarnation, seed=part.seed)
+def _link(wire: Wire, others: Sequence[Wire], part: Part) -> LocalLink:
+    """The way of this process to the server, which leads over the leader of its group, if it has one."""
+    life = {"worker": part.worker, "workers": part.workers, "incarnation": part.incarnation, "seed": part.seed}
+    if part.group == 1:
+        return LocalLink(wire, **life)
+    if part.rank == 0:
+        return LeaderLink(wire, others, **life)
+    return MemberLink(others[0], rank=part.rank, group=part.group, **life)
+
+
+def _play(link: LocalLink, role: Role, part: Part) -> None:
     function = role.load()
     seed_generators(part.seed)
     session = ServedSession(link, device=part.device)
     try:
         function(session)
+    except BaseException as error:
+        if isinstance(link, GroupedLink) and link.bereft(error):
+            raise SystemExit(0) from None  # what it raises is that another process of its group has ended
+        raise
     finally:
         session.stop_fetching()
     if not session.prepared:
@@ -89,9 +114,9 @@ def _play(wire: Wire, role: Role, part: Part) -> None:
     session.close()
 
 
-def _report(wire: Wire, error: BaseException) -> None:
+def _report(wire: Wire, error: BaseException, where: str) -> None:
     """Tell the server what was raised, if it still listens."""
-    words = "".join(traceback.format_exception(error))
+    words = where + "".join(traceback.format_exception(error))
     try:
         wire.send("raised", {"traceback": words})
     except OSError:

@@ -31,6 +31,7 @@ class Cast:
         seed, threads: of the run.
         device: ``cpu``, ``cuda:N``, or ``cuda``: the GPUs in turn.
         limits: when a worker counts as failed.
+        group: processes that are a worker, >= 1.
 
     Attributes:
         seats: by worker.
@@ -46,7 +47,9 @@ class Cast:
         threads: int,
         device: str,
         limits: Limits,
+        group: int = 1,
     ) -> None:
+        self._group = group
         self.workers = len(lives)
         self.seats: dict[int, Seat] = {}
         self._role, self._seed, self._threads, self._device, self._limits = role, seed, threads, device, limits
@@ -59,10 +62,14 @@ class Cast:
         seat = self.seats.get(worker)
         if seat is None:
             seat = self.seats[worker] = Seat(worker, self._role)
-        device, method = device_of(worker, self._device), multiprocessing.get_start_method()
-        part = Part(worker, self.workers, incarnation, self._seed, self._threads, device, method)
-        seat.start(part, now, self._limits)
+        seat.start([self._part(worker, incarnation, rank) for rank in range(self._group)], now, self._limits)
         return seat
+
+    def _part(self, worker: int, incarnation: int, rank: int) -> Part:
+        device, method = device_of(worker * self._group + rank, self._device), multiprocessing.get_start_method()
+        return Part(
+            worker, self.workers, incarnation, self._seed, self._threads, device, method, rank=rank, group=self._group
+        )
 
     def first(self) -> tuple[Prepared, Seat]:
         """Wait until a worker has prepared; return what, and whose seat that is.

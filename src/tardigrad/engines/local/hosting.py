@@ -60,7 +60,8 @@ class ScriptHost(ProcessEngine[Seat]):
         self._clock = Evaluations(job)
         self._layout = SlotLayout.of(prepared.layout, prepared.buffers)
         self._gradients: dict[int, int] = {}  # releases of each worker, over all its lives
-        self._user_state: Mapping[str, Any] = {}
+        self._user_state: Mapping[str, Any] = {}  # the last that was handed in
+        self._found_state: Mapping[str, Any] = {}  # that of the checkpoint this run was taken up from
         self._state_at = perf_counter()
         self._resumed = False
         self._planned: int | None = None
@@ -195,7 +196,7 @@ class ScriptHost(ProcessEngine[Seat]):
         """Tell of a push, and of the leases that came back if it was refused."""
         self._tell(now, push, result)
         if isinstance(result, Rejected) and isinstance(push.lease, Bundle):
-            self._tell_returned(seat, push.lease.leases, lost, result.reason)
+            self._tell_returned(now, seat, push.lease.leases, lost, result.reason)
 
     # -- going on --------------------------------------------------------------------------------------------
 
@@ -226,8 +227,8 @@ class ScriptHost(ProcessEngine[Seat]):
         copy_into(seat.down.buffers, snapshot.buffers)
         epoch = 0 if self._ledger is None else self._ledger.leases.reached
         descriptors = [seat.down.descriptor, seat.up.descriptor]
-        if self._user_state:
-            descriptors.append(memory_with(tree_bytes(self._user_state)))
+        if self._found_state:
+            descriptors.append(memory_with(tree_bytes(self._found_state)))
         self._go_on(seat, "welcome", {"epoch": epoch, "released": released}, descriptors)
         for lying in descriptors[2:]:
             os.close(lying)
@@ -246,9 +247,11 @@ class ScriptHost(ProcessEngine[Seat]):
         version = server.read_version(seat.worker) if snapshot is None else snapshot.version
         return Released(version, server.samples_applied, server.rates, refused, first, fault, wants_state)
 
-    def _tell_returned(self, seat: Seat, leases: Sequence[Lease], lost: Sequence[Lease], reason: str) -> None:
+    def _tell_returned(
+        self, now: float, seat: Seat, leases: Sequence[Lease], lost: Sequence[Lease], reason: str
+    ) -> None:
         for observer in self.job.observers:
-            observer.returned(self.now, seat.worker, seat.incarnation, leases, lost, reason)
+            observer.returned(now, seat.worker, seat.incarnation, leases, lost, reason)
 
     # -- state -----------------------------------------------------------------------------------------------
 
@@ -273,6 +276,7 @@ class ScriptHost(ProcessEngine[Seat]):
         self._clock.load_state_dict(state["clock"])
         self._lives.load_state_dict(state["lives"])
         self._gradients = {int(worker): number for worker, number in state["gradients"].items()}
-        self._user_state, self._planned = state["user"], state["planned"]
+        self._user_state = self._found_state = state["user"]
+        self._planned = state["planned"]
         self._base, self._since = state["now"], perf_counter()
         self._resumed = True

@@ -8,6 +8,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
+from time import monotonic
 from typing import Any, Protocol
 
 from tardigrad.children import CHILD
@@ -50,7 +51,7 @@ class Keeper:
         self.traceback = ""
         self.pushes = 0
         self.end: End | None = None
-        self._process: ForkServerProcess | None = None
+        self._processes: list[ForkServerProcess] = []  # its own first, then those that are one worker with it
         self._steps: deque[float] = deque(maxlen=_REMEMBERED)
         self._stalenesses: deque[int] = deque(maxlen=_REMEMBERED)
         self._since = 0.0
@@ -61,7 +62,7 @@ class Keeper:
     @property
     def pid(self) -> int:
         """Of its process; 0 where there is none."""
-        return (self._process.pid or 0) if self._process else 0
+        return (self._processes[0].pid or 0) if self._processes else 0
 
     @property
     def median_step(self) -> float | None:
@@ -85,10 +86,16 @@ class Keeper:
         self.incarnation, self.hung, self.traceback = incarnation, False, ""
         self._has_pushed = False
         self.enter("starting", now, now + limits.first_step)
-        name = f"{CHILD}worker-{self.worker}"
-        self._process = context().Process(target=target, args=arguments, name=name, daemon=daemon)
+        self.begin_beside(target=target, arguments=arguments, daemon=daemon)
+
+    def begin_beside(self, *, target: Callable[..., None], arguments: tuple[Any, ...], daemon: bool = True) -> None:
+        """Start a further process of this life; it ends with the others."""
+        beside = f".{len(self._processes)}" if self._processes else ""
+        name = f"{CHILD}worker-{self.worker}{beside}"
+        process = context().Process(target=target, args=arguments, name=name, daemon=daemon)
         with importable_main():
-            self._process.start()
+            process.start()
+        self._processes.append(process)
 
     def computes(self, now: float, limits: Limits) -> None:
         """It computes from now on, and is to push in time."""
@@ -123,25 +130,25 @@ class Keeper:
 
     def signal(self, number: signal.Signals) -> None:
         """Send its process a signal, if there is one."""
-        if self._process is not None and self._process.is_alive():
+        if self._processes and self._processes[0].is_alive():
             os.kill(self.pid, number)
 
     def stop(self, *, at_once: bool) -> int | None:
-        """End the process and reap it; return its exit code, negative for a signal. None: there was none."""
-        process, self._process = self._process, None
+        """End the process and reap it; return its exit code, negative for a signal. None: there was none.
+
+        Of several processes: the code of the first that did not end well.
+        """
+        processes, self._processes = self._processes, []
         self._state = "stopped"
-        if process is None:
-            return None
         if at_once:
-            process.kill()
+            for process in processes:
+                process.kill()
         if self.end is not None:
             self.end.close()
             self.end = None
-        process.join(_GRACE)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        return process.exitcode
+        until = monotonic() + _GRACE
+        codes = [_reaped(process, until) for process in processes]
+        return next((code for code in codes if code), codes[0] if codes else None)
 
     def view(self, now: float) -> WorkerView:
         """What is known of it now."""
@@ -159,3 +166,12 @@ class Keeper:
     def enter(self, state: str, now: float, deadline: float) -> None:
         """Be in this state from now on, until then at the latest."""
         self._state, self._since, self._deadline, self._granted = state, now, deadline, 0.0
+
+
+def _reaped(process: ForkServerProcess, until: float) -> int | None:
+    """Wait for a process to end until that moment, then end it; its exit code."""
+    process.join(max(0.0, until - monotonic()))
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode

@@ -120,7 +120,7 @@ class ScriptEngine(ScriptHost):
         assert self._ledger is not None
         leases = [Lease(*plain) for plain in content["leases"]]
         lost = self._ledger.give_back(seat.worker, leases, skipped=content["skipped"])
-        self._tell_returned(seat, leases, lost, "skipped" if content["skipped"] else "unused")
+        self._tell_returned(self.now, seat, leases, lost, "skipped" if content["skipped"] else "unused")
         self._go_on(seat, "ok", {})
         self._serve_waiting()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tardigrad.engines.base import Evaluation, Limits
 from tardigrad.engines.local.acting import Part, Role, act
+from tardigrad.engines.local.company import Company
 from tardigrad.engines.local.keeper import Keeper
 from tardigrad.transports.requests import Wire
 from tardigrad.transports.slots import Slot, SlotLayout, ends
@@ -44,13 +45,20 @@ class Seat(Keeper):
         self.draft: Evaluation | None = None
         self.finished = False
 
-    def start(self, part: Part, now: float, limits: Limits) -> None:
-        """Begin a life: a new process that runs the script from its beginning."""
+    def start(self, parts: Sequence[Part], now: float, limits: Limits) -> None:
+        """Begin a life: new processes that run the script from its beginning, each with its part, the leader first."""
         self.wants, self.refused, self.draft, self.finished = "", "", None, False
-        mine, theirs = ends()
-        self.begin(part.incarnation, now, limits, target=act, arguments=(theirs, self._role, part), daemon=False)
-        theirs.close()
-        self.end = Wire(mine)
+        leader, *members = parts
+        mine, theirs = zip(*(ends() for _ in parts), strict=True)
+        inside = [ends() for _ in members]
+        own = tuple(end for end, _ in inside)
+        arguments = (theirs[0], self._role, leader, own)
+        self.begin(leader.incarnation, now, limits, target=act, arguments=arguments, daemon=False)
+        for part, end, (_, other) in zip(members, theirs[1:], inside, strict=True):
+            self.begin_beside(target=act, arguments=(end, self._role, part, (other,)), daemon=False)
+        for end in (*theirs, *own, *(other for _, other in inside)):
+            end.close()
+        self.end = Company(mine[0], mine[1:]) if members else Wire(mine[0])
 
     def furnish(self, layout: SlotLayout) -> tuple[Slot, Slot]:
         """Its slots, made now if there are none yet."""
