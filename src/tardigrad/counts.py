@@ -19,11 +19,15 @@ class Counts:
     Attributes:
         version: of the last commit; 0 before the first.
         commits: how many.
+        samples: behind them.
+        time: of the last, on the engine's clock.
     """
 
     def __init__(self) -> None:
         self.version = 0
         self.commits = 0
+        self.samples = 0
+        self.time = 0.0
         self._staleness: dict[int, dict[int, int]] = {}
         self._ratios = _Mean()
         self._quality: dict[str, tuple[_Mean, ...]] = {}
@@ -31,11 +35,12 @@ class Counts:
         self._lost = self._joins = self._restarts = 0
         self._failed: set[int] = set()  # workers that left because they failed
 
-    def committed(self, commit: Commit) -> None:
+    def committed(self, time: float, commit: Commit) -> None:
         """Count a commit and its contributions."""
-        self.version = commit.version
+        self.version, self.time = commit.version, time
         self.commits += 1
         for part in commit.contributions:
+            self.samples += part.samples
             staleness = commit.version - 1 - part.read_version
             own = self._staleness.get(part.worker)
             if own is None:
@@ -96,6 +101,8 @@ class Counts:
         return {
             "version": self.version,
             "commits": self.commits,
+            "samples": self.samples,
+            "time": self.time,
             "lost": self._lost,
             "joins": self._joins,
             "restarts": self._restarts,
@@ -109,6 +116,7 @@ class Counts:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, read back from JSON."""
         self.version, self.commits, self._lost = state["version"], state["commits"], state["lost"]
+        self.samples, self.time = state.get("samples", 0), state.get("time", 0.0)
         self._joins, self._restarts, self._failed = state["joins"], state["restarts"], set(state["failed"])
         self._ratios = _Mean(*state["ratios"])
         self._quality = {name: tuple(_Mean(*one) for one in means) for name, means in state.get("quality", {}).items()}

@@ -182,7 +182,10 @@ class Leases:
         epoch, start = self._cursor
         if epoch > upto or (self.epochs is not None and epoch >= self.epochs):
             return None
-        stop = min(start + self.size_of(worker), self.samples)
+        size = self.size_of(worker)
+        left = self.samples - start - size
+        short = bool(self._resized) and 0 < left < size // 2  # sizes that follow speeds may leave a tail of any length
+        stop = self.samples if left <= 0 or short else start + size
         self._cursor = (epoch, stop) if stop < self.samples else (epoch + 1, 0)
         return Lease(epoch, start, stop)
 

@@ -108,7 +108,7 @@ class Recorder(Observer):
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         self.directory = directory
-        self._layout = layout
+        self._layout, self._samples_per_epoch = layout, samples_per_epoch
         self._commits = dict(zip(("commit_path", "commit_threads", "compiler"), commits, strict=True))
         self._metric = dict(metric)
         self._counts = Counts()
@@ -194,7 +194,7 @@ class Recorder(Observer):
 
     def committed(self, time: float, commit: Commit) -> None:
         """One line, and the counts for the summary."""
-        self._counts.committed(commit)
+        self._counts.committed(time, commit)
         parts = [
             f"[{part.worker},{part.incarnation},{part.read_version},{_lease(part.lease)},{part.samples},"
             f"{_exact(part.loss)},{_exact(part.norm)}]"
@@ -319,11 +319,11 @@ class Recorder(Observer):
             "status": status,
             "message": message,
             "gradients": gradients,
-            "version": last.version if last else 0,
-            "samples": last.samples if last else 0,
-            "epoch": last.epoch if last else 0.0,
-            "time": last.time if last else 0.0,
-            "wall": last.wall if last else 0.0,
+            "version": last.version if last else self._counts.version,
+            "samples": last.samples if last else self._counts.samples,
+            "epoch": last.epoch if last else self._counts.samples / self._samples_per_epoch,
+            "time": last.time if last else self._counts.time,
+            "wall": last.wall if last else self._counts.time,
             **self._counts.summary(),
             "evaluations": {"number": len(self.evaluations), "seconds": round(seconds, 4)},
             "digest": self._final,

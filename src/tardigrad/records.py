@@ -289,6 +289,8 @@ class Facts:
         strength: factor > 0, chosen by probes, on the strength of a rule that ``follows_probes``; 1 for any other.
         rates: the learning rate of each parameter group, where each has its own; then ``lr`` is the first's. A rule
             or an optimizer finds that of its own group in ``lr``, and none here.
+        preconditioner: `Optimizer.preconditioner` of all weights, flat, for a rule that ``reads_preconditioner``; None:
+            1 everywhere.
     """
 
     staleness: int
@@ -304,3 +306,4 @@ class Facts:
     window: RecentGradients | None = field(default=None, compare=False, repr=False)
     strength: float = 1.0
     rates: tuple[float, ...] = ()
+    preconditioner: Tensor | None = field(default=None, compare=False, repr=False)

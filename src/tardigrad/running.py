@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from tardigrad.arithmetic import threads
-from tardigrad.assembling import chosen_commit_threads, configure, require_platform
+from tardigrad.assembling import chosen_commit_threads, require_platform
 from tardigrad.chaos import describe, fault_plan
+from tardigrad.checkpoint import read_checkpoint
 from tardigrad.commit.groups import ParameterGroup
 from tardigrad.config import RunConfig
 from tardigrad.directories import lives, may_go_on
@@ -23,9 +24,10 @@ from tardigrad.engines.local.casting import Cast
 from tardigrad.engines.local.nursery import prepare
 from tardigrad.engines.local.scripted import ScriptEngine
 from tardigrad.errors import InvalidArgument, SessionError
-from tardigrad.hyperparameters import require_integer
 from tardigrad.leases import Leases
 from tardigrad.ledger import Ledger
+from tardigrad.lineup import DEFAULTS, PUSHES, Lineup, lined_up, require_settings
+from tardigrad.lineup import SETTINGS as SETTINGS
 from tardigrad.optimizers import OPTIMIZERS
 from tardigrad.presence import require_nobody
 from tardigrad.rules.base import Rule, make_rule
@@ -36,27 +38,6 @@ from tardigrad.session.link import Prepared
 from tardigrad.session.randomness import seed_generators
 from tardigrad.session.scripts import Script, guard, launch_variables_removed
 from tardigrad.training import as_begun, fresh_directory, make_ready, opened, recorder_of, run_engine, watched
-
-SCRIPT = "script"
-"""What the task of a script's run is called in its configuration."""
-BY_SPEED = "by-speed"
-"""In place of batch sizes: as large as their workers are fast, so that all step equally often."""
-_PLAIN = (
-    "workers", "rule", "consistency", "max_staleness", "on_stale", "leases", "batchnorm", "commit_path",
-    "commit_threads", "seed", "measure_every", "threads", "device", "checkpoint_every", "checkpoints_kept",
-    "digest_every", "hang_after", "first_step", "max_restarts", "on_failure", "chaos", "label",
-)  # fmt: skip
-SETTINGS = (*_PLAIN, "batch_size", "directory", "engine", "group")
-"""What `run` and ``tardigrad run`` take; everything else stands in the script."""
-_PUSHES = 100  # that faults are drawn over where nobody knows how many there will be
-_OF_THE_SCRIPT = {
-    "lr": "the optimizer", "optimizer": "the optimizer", "schedule": "a scheduler given to session.prepare",
-    "warmup": "a scheduler given to session.prepare", "epochs": "session.epochs", "task": "the script itself",
-    "precision": "torch.autocast", "augment": "the data set",
-}  # fmt: skip
-_SCRIPT = RunConfig(
-    task=SCRIPT, engine="local", workers=2, hang_after=600.0, first_step=600.0, epochs=0, evaluate_every=1.0
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +90,11 @@ def run(
         directory: where to record; by default a new one below ``runs/``.
         observers: told of every pull, commit, rejection and evaluation.
         stop: asked after every push; True: write a checkpoint and raise `Stopped`.
-        **settings: those of `SETTINGS`, such as workers=4, consistency="ssp(2)", seed=0, batch_size=[128, 64] or
-            ``"by-speed"``, group=2: every worker is so many processes that compute parts of its batches, as in
-            DistributedDataParallel; see `tardigrad.RunConfig`. Learning rate, epochs and so on are the script's own.
+        **settings: those of `SETTINGS`, such as workers=4, consistency="ssp(2)", seed=0; most of them are those of
+            `tardigrad.RunConfig`. Learning rate, epochs and so on are the script's own. Beside them:
+            batch_size, in place of the DataLoader's: one number, one for each worker, or ``"by-speed"``;
+            evaluate: ``"first"``, on the first worker, or ``"beside"``, in a process that does nothing else;
+            group: processes that are a worker and compute parts of its batches, as in DistributedDataParallel.
 
     Raises:
         InvalidArgument, SessionError: a setting or a script that cannot be run; nothing was written.
@@ -137,17 +120,17 @@ def _run(
     stop: Callable[[], bool] | None,
 ) -> ScriptRun:
     """One run, its settings as they hold."""
+    require_settings(given)
     engine, directory = given.pop("engine"), given.pop("directory")
     if engine is None:
-        return _alone(main, args, seed=given.get("seed", _SCRIPT.seed), device=given.get("device", "cpu"))
+        return _alone(main, args, seed=given.get("seed", DEFAULTS.seed), device=given.get("device", "cpu"))
     if engine != "local":
         raise InvalidArgument(f"engine={engine!r} runs no script; type engine='local', or engine=None for one process.")
     script = Script.of(main, args)
-    group = require_integer("tardigrad.run", "group", given.pop("group", 1), low=1)
-    config, sizes = script_config(script, given, group)
+    config, lineup = lined_up(given, name=Path(script.path).stem)
     place = Path(directory) if directory is not None else fresh_directory(config)
     with launch_variables_removed():
-        return _host(script, config, sizes, group, place, observers, stop)
+        return _host(script, config, lineup, place, observers, stop)
 
 
 @dataclass(slots=True)
@@ -184,32 +167,6 @@ def overriding(
         _overrides.pop()
 
 
-def script_config(script: Script, given: Mapping[str, Any], group: int = 1) -> tuple[RunConfig, Any]:
-    """The configuration of a script's run, as far as it is known before the script has prepared; and batch sizes.
-
-    Those given are of a process; those of the configuration are of a lease, which a ``group`` of them computes.
-    """
-    settings = dict(given)
-    for name in settings:
-        if name in _OF_THE_SCRIPT:
-            raise InvalidArgument(f"tardigrad.run: {name} is the script's own: {_OF_THE_SCRIPT[name]} says it.")
-        if name not in SETTINGS:
-            raise InvalidArgument(f"tardigrad.run has no setting {name!r}. It has: {', '.join(SETTINGS)}.")
-    sizes = settings.pop("batch_size", None)
-    rule = settings.pop("rule", None)
-    if isinstance(rule, Rule):
-        rule = rule.spec
-    config = configure(_SCRIPT.replace(recipe=Path(script.path).stem), rule=rule, **settings)
-    if group > 1 and not settings.get("threads"):
-        config = config.replace(threads=max(1, config.threads // group))
-    fault_plan(config.chaos, workers=config.workers, pushes=_PUSHES)
-    if sizes is not None and sizes != BY_SPEED:
-        of_leases = tuple(size * group for size in sizes) if isinstance(sizes, Sequence) else sizes * group
-        config = config.replace(batch_size=of_leases)
-        Leases(1, config.batch_size, workers=config.workers)  # what it cannot take is refused before anything starts
-    return config, sizes
-
-
 def _alone(main: Callable[..., Any], args: Sequence[Any], *, seed: int, device: str) -> ScriptRun:
     """The script in this process, as plain PyTorch."""
     seed_generators(seed)
@@ -222,8 +179,7 @@ def _alone(main: Callable[..., Any], args: Sequence[Any], *, seed: int, device: 
 def _host(
     script: Script,
     config: RunConfig,
-    sizes: Any,
-    group: int,
+    lineup: Lineup,
     place: Path,
     observers: Sequence[Observer],
     stop: Callable[[], bool] | None,
@@ -231,20 +187,20 @@ def _host(
     """Start the workers, build the server from what the first of them prepares, and train."""
     require_nobody(place)
     prepare()
-    cast = cast_of(script, config, _next_lives(place, config, group), group)
+    cast = cast_of(script, config, _next_lives(place, config, lineup), lineup)
     try:
         prepared, first = cast.first()
-        config = completed(config, prepared, sizes)
+        config = completed(config, prepared, lineup)
         stage, ledger = stage_of(as_begun(config, place), prepared)
         make_ready(stage.server, observers, mirrored=True)
         state = opened(place, config)
         life = 0 if state is None else lives(place) + 1
         recorder = recorder_of(place, config, None, stage, None if state is None else state["recorder"])
         if state is None:
-            _remember(place, script, sizes, group)
+            _remember(place, script, lineup)
         with watched(place, recorder, state, observers, steered=True) as (steering, watching):
             stage = replace(stage, observers=watching, steering=steering, life=life)
-            engine = ScriptEngine(stage, cast, prepared, first, ledger, by_speed=sizes == BY_SPEED)
+            engine = ScriptEngine(stage, cast, prepared, first, ledger, by_speed=lineup.by_speed)
             if state is None and stage.faults.faults:
                 recorder.noted(0.0, f"chaos: {describe(stage.faults)}")
             if state is not None:
@@ -258,10 +214,18 @@ def _host(
     return ScriptRun(place, config, recorder.evaluations, summary, named)
 
 
-def cast_of(script: Script, config: RunConfig, lives_of: Mapping[int, int], group: int) -> Cast:
-    """The workers' processes, started, a ``group`` of them for each; ``lives_of``: which life of each begins."""
-    seed, threads_of, limits = config.seed, config.threads, limits_of(config)
-    return Cast(script, lives_of, seed=seed, threads=threads_of, device=config.device, limits=limits, group=group)
+def cast_of(script: Script, config: RunConfig, lives_of: Mapping[int, int], lineup: Lineup) -> Cast:
+    """The workers' processes, started; ``lives_of``: which life of each begins."""
+    return Cast(
+        script,
+        lives_of,
+        seed=config.seed,
+        threads=config.threads,
+        device=config.device,
+        limits=limits_of(config),
+        group=lineup.group,
+        judged_beside=lineup.evaluate == "beside",
+    )
 
 
 def limits_of(config: RunConfig) -> Limits:
@@ -269,11 +233,13 @@ def limits_of(config: RunConfig) -> Limits:
     return Limits(config.hang_after, config.first_step, config.max_restarts, config.on_failure, config.digest_every)
 
 
-def completed(config: RunConfig, prepared: Prepared, sizes: Any) -> RunConfig:
+def completed(config: RunConfig, prepared: Prepared, lineup: Lineup) -> RunConfig:
     """The configuration with what the script has prepared written out."""
+    if lineup.evaluate == "beside" and prepared.samples is None:
+        raise InvalidArgument("a stream has no epochs after which a process beside could evaluate: leave out evaluate.")
     group = prepared.groups[0]
     spec = make_rule(config.rule, optimizer=group.optimizer)
-    batch = config.batch_size if sizes not in (None, BY_SPEED) else prepared.batch_size
+    batch = prepared.batch_size if lineup.of_leases is None else lineup.of_leases
     return config.replace(rule=spec.spec, optimizer=spec.optimizer_spec, lr=group.lr, batch_size=batch)
 
 
@@ -303,7 +269,7 @@ def stage_of(config: RunConfig, prepared: Prepared) -> tuple[Stage, Ledger | Non
             prepared.samples, config.batch_size, workers=config.workers, policy=config.leases, seed=config.seed
         )
         ledger = Ledger(leases)
-    pushes = _PUSHES if prepared.samples is None else max(2, prepared.samples // prepared.batch_size)
+    pushes = PUSHES if prepared.samples is None else max(2, prepared.samples // prepared.batch_size)
     faults = fault_plan(config.chaos, workers=config.workers, pushes=pushes)
     samples = prepared.samples or 1
     return Stage(server=server, samples_per_epoch=samples, faults=faults, limits=limits_of(config)), ledger
@@ -317,25 +283,25 @@ def _rates(prepared: Prepared) -> Callable[[int], Sequence[float]]:
     return lambda samples: rates
 
 
-def _next_lives(place: Path, config: RunConfig, group: int) -> dict[int, int]:
+def _next_lives(place: Path, config: RunConfig, lineup: Lineup) -> dict[int, int]:
     """Which life of which worker begins: the first of each, or of a run that goes on the next of those it had."""
     if not may_go_on(place):
         return dict.fromkeys(range(config.workers), 0)
-    known = json.loads((place / "environment.json").read_text()).get("group", 1)
-    if known != group:
-        raise InvalidArgument(f"{place} holds a run with group={known}, not {group}: it goes on as it began.")
-    from tardigrad.checkpoint import read_checkpoint
-
-    found = read_checkpoint(place)
-    if found is None or "ledger" not in found.state["engine"]:
+    known = json.loads((place / "environment.json").read_text())
+    if "script" not in known:
         raise SessionError(f"{place} holds a run of a task, not of a script; name another directory.")
-    known = found.state["engine"]["server"]["workers"]
-    living = known["records"] or known["lives"]
-    return {int(worker): int(known["lives"][worker]) for worker in living}
+    for name, value in lineup.as_json().items():
+        if known[name] != value:
+            raise InvalidArgument(
+                f"{place} holds a run with {name}={known[name]}, not {value}: it goes on as it began."
+            )
+    found = read_checkpoint(place)
+    assert found is not None
+    workers = found.state["engine"]["server"]["workers"]
+    return {int(worker): int(workers["lives"][worker]) for worker in workers["records"] or workers["lives"]}
 
 
-def _remember(place: Path, script: Script, sizes: Any, group: int) -> None:
+def _remember(place: Path, script: Script, lineup: Lineup) -> None:
     """Say in the run's environment which script it is of, for a replay."""
     file = place / "environment.json"
-    known = json.loads(file.read_text())
-    write_json(file, known | {"script": script.as_json(), "by_speed": sizes == BY_SPEED, "group": group})
+    write_json(file, json.loads(file.read_text()) | {"script": script.as_json(), **lineup.as_json()})

@@ -209,7 +209,7 @@ def run_engine(engine: BasicEngine, recorder: Recorder, saving: Saving) -> dict[
     except (AllWorkersLost, WorkerFailed) as error:
         saving.save()
         status = "stopped"
-        error.add_note(f"Its state is saved; when the cause is gone: tardigrad train --resume {recorder.directory}")
+        error.add_note(f"Its state is saved; when the cause is gone: {engine.goes_on_by.format(recorder.directory)}")
         raise
     finally:
         saving.finish()

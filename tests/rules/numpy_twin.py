@@ -14,7 +14,8 @@
 * then d = g + wd w, v = momentum v + (1 - dampening) d (v = d at first), and w <- w - lr v, or - lr (d + momentum v).
 * Kingma & Ba 2015, Algorithm 1: m = b1 m + (1 - b1) d, v = b2 v + (1 - b2) d^2, w <- w - lr (m / (1 - b1^t)) /
   (sqrt(v / (1 - b2^t)) + eps), where Adam's d = g + wd w, AdamW's d = g and w <- (1 - lr wd) w first; amsgrad: the
-  largest v so far in v's place. Damped behind it: as behind momentum b1 with dampening b1.
+  largest v so far in v's place. Damped behind it: as behind momentum b1 with dampening b1; dc-lowrank by s times
+  g P g / g g, P one over the denominator of the last step.
 """
 
 from functools import lru_cache
@@ -105,6 +106,7 @@ class Twin:
         distance = self.w - self.backup.get(worker, self.w0)
         step = self.lr * self.gain(max(staleness, 3, 2))
         if name == "dc-lowrank":
+            step = step * self.stretched(g)
             rows = np.array(self.recent)
             matrix = 0.3 * np.sqrt(1.0 / len(rows)) * (1.0 / 32.0) ** 0.25 * rows.T @ rows
             return g + matrix @ np.linalg.solve(np.eye(len(g)) + step * matrix, distance)
@@ -121,6 +123,13 @@ class Twin:
         if self.adam:
             return (1.0 - self.adam["beta1"]) * damping(self.adam["beta1"], False, delay)
         return (1.0 - self.dampening) * damping(self.momentum, self.nesterov, delay) if self.momentum else 1.0
+
+    def stretched(self, g):
+        if not self.adam or self.version == 0:
+            return 1.0
+        v = self.moments[2 if self.adam["amsgrad"] else 1]
+        p = 1.0 / (np.sqrt(v / (1.0 - self.adam["beta2"] ** self.version)) + self.adam["eps"])
+        return (g * p * g).sum() / (g * g).sum()
 
     def lambda_t(self, worker, g):
         if self.m is None:

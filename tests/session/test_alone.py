@@ -47,8 +47,9 @@ def test_it_is_plain_pytorch_bit_for_bit():
     assert (session.version, session.samples) == (12, 44)
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("batches", [2, 3])
-def test_accumulated_steps_are_what_people_write_by_hand(batches):
+def test_accumulated_steps_are_what_people_write_by_hand(batches, set_to_none):
     def by_hand():
         net, optimizer, loader, _ = own()
         for _ in range(2):
@@ -69,7 +70,7 @@ def test_accumulated_steps_are_what_people_write_by_hand(batches):
     net, optimizer, loader = session.prepare(net, optimizer, loader, accumulate=batches)
     for _ in session.epochs(2):
         for batch in loader:
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none)
             backward(net, batch)
             optimizer.step()
     assert session.version == 2 * -(-6 // batches)

@@ -278,6 +278,7 @@ def test_a_stream_counts_its_samples_and_leases_nothing():
     loopback = require_equal(a_script(data=Stream(), shuffle=False))
     assert loopback.leases is None
     assert loopback.prepared.samples is None
+    assert set(loopback.prepared.alike) == {"frozen parameters", "a data set"}
     assert [push["samples"] for push in loopback.pushes] == 2 * [4, 4, 4, 4, 4, 4, 2]
     assert loopback.server.samples_applied == 52
 

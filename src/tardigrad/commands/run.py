@@ -45,6 +45,8 @@ class RunOptions:
     batch_size: Literal["by-speed"] | tuple[int, ...] | None = None
     """Samples in a batch of every worker, or one number for each worker, in place of the DataLoader's; by-speed: as
     many as its worker is fast."""
+    evaluate: Literal["first", "beside"] | None = None
+    """Who runs session.evaluate: the first worker, or a process beside that does nothing else."""
     consistency: str | None = None
     """Who may read, and how many pushes make a commit: asynchronous, 'ssp(2)', synchronous."""
     max_staleness: int | None = None

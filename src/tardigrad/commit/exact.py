@@ -21,7 +21,7 @@ from tardigrad.commit.groups import ParameterGroup
 from tardigrad.commit.pieces import Piece, Walk, walk_over
 from tardigrad.errors import InvalidArgument
 from tardigrad.layout import FlatLayout
-from tardigrad.optimizers.base import Optimizer
+from tardigrad.optimizers.base import Optimizer, State
 from tardigrad.records import Facts
 from tardigrad.rules.base import Rule
 
@@ -60,6 +60,7 @@ class ExactPath(CommitPath):
         _require_fitting_scopes(rule, several_groups=len(self.stretches) > 1)
         self._block = block or (layout.size if layout.device.type == "cuda" else _BLOCK)
         self._placed = rule.compensation.reads_place
+        self._lent: State | None = None
         self._whole = self._last = walk_over(rule, layout, self.stretches, (), self._block)
         self._marked: tuple[int, ...] = ()
         gathers = rule.compensation.scope == "tensor" and not self._whole.together
@@ -102,6 +103,10 @@ class ExactPath(CommitPath):
         for piece in walk.pieces:
             yield piece, self._repaired(weights, seen, piece, advance=advance)
 
+    def lend(self, moments: State) -> None:
+        """Let a path that never steps see the optimizer's state of the one that does."""
+        self._lent = moments
+
     def remembered(self, part: Part) -> Part:
         """The contribution with the window of the last gradients, its own included, where the rule wants one."""
         window = self.state.window
@@ -121,6 +126,9 @@ class ExactPath(CommitPath):
 
     def _seen(self, weights: Tensor, part: Part, walk: Walk) -> Seen:
         """The contribution with the numbers over the whole vector that the compensation asks for."""
+        if self.rule.compensation.reads_preconditioner and part.facts.staleness:
+            found = walk.preconditioner(self.state.optimizer if self._lent is None else self._lent, part.facts)
+            part = replace(part, facts=replace(part.facts, preconditioner=found))
         for number in range(self.rule.compensation.read_passes):
             part = replace(part, facts=replace(part.facts, read_pass=number))
             seen = Seen(part, walk.compensating(part.facts))
@@ -186,8 +194,13 @@ class ExactPath(CommitPath):
 
 
 def _require_fitting_scopes(rule: Rule, *, several_groups: bool) -> None:
-    if rule.compensation.window_plan is not None and rule.compensation.scope != "model":
-        raise InvalidArgument(f"{rule.name}: a rule with a window_plan sees all weights at once: scope = 'model'.")
+    needs = {
+        "with a window_plan": rule.compensation.window_plan is not None,
+        "that reads_preconditioner": rule.compensation.reads_preconditioner,
+    }
+    for need, is_there in needs.items():
+        if is_there and rule.compensation.scope != "model":
+            raise InvalidArgument(f"{rule.name}: a rule {need} sees all weights at once: scope = 'model'.")
     if rule.optimizer.scope == "model" and several_groups:
         raise InvalidArgument(
             "an optimizer of scope 'model' sees all weights at once; it cannot be used with several groups."

@@ -25,6 +25,7 @@ from tardigrad.commit.exact import ExactPath
 from tardigrad.commit.groups import ParameterGroup
 from tardigrad.commit.state import RuleState
 from tardigrad.layout import FlatLayout
+from tardigrad.optimizers.base import State
 from tardigrad.records import Quality
 from tardigrad.rules.base import Rule, make_rule
 
@@ -151,6 +152,11 @@ class Candidate:
         """Judge with the state of another path, which advances it."""
         self._path.state = self._followed.state = state
 
+    def lend(self, moments: State) -> None:
+        """Judge beside a path whose optimizer has this state."""
+        self._path.lend(moments)
+        self._followed.lend(moments)
+
     def told(self, part: Part) -> Part:
         """The contribution with the strength that this rule has now."""
         if self.following is None or self.following.factor == 1.0:
@@ -249,6 +255,8 @@ class Meter:
             The contributions as ``path`` is to apply them, and what was found if a probe is due and brought.
         """
         self._own.share(path.state)
+        for candidate in self._beside:
+            candidate.lend(path.state.optimizer)
         told = [self._own.told(part) for part in parts]
         facts, judged = parts[0].facts, None
         with threads(self._threads):

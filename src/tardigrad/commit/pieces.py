@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +86,23 @@ class Walk:
     def stepping(self, facts: Facts) -> list[Facts]:
         """The facts that the optimizer is told, for each stretch."""
         return [each.told(facts) for each in self.stretches]
+
+    def preconditioner(self, moments: Mapping[str, Tensor], facts: Facts) -> Tensor | None:
+        """The optimizers' of all weights, flat; 1 where one has none, None where no one has.
+
+        Args:
+            moments: the optimizers' state, flat.
+            facts: of the commit.
+        """
+        whole: Tensor | None = None
+        for each in self.stretches:
+            cut = slice(each.start, each.stop)
+            state = {name: tensor[cut] for name, tensor in moments.items()}
+            found = each.optimizer.preconditioner(state, each.told(facts))
+            if found is not None:
+                whole = found.new_ones(self.groups[-1].stop) if whole is None else whole
+                whole[cut].copy_(found)
+        return whole
 
 
 def walk_over(rule: Rule, layout: FlatLayout, groups: Sequence[Stretch], marks: Sequence[int], block: int) -> Walk:

@@ -259,9 +259,11 @@ class BasicEngine(ABC):
 
     Attributes:
         has_processes: whether workers are processes of their own, in wall time.
+        goes_on_by: what to type so that a run in that directory goes on.
     """
 
     has_processes: ClassVar[bool] = False
+    goes_on_by: ClassVar[str] = "tardigrad train --resume {}"
     job: Stage
 
     def __init__(self, job: Stage) -> None:

@@ -44,25 +44,26 @@ class Lives:
         """Workers that failed more often than they may be restarted, in order."""
         return sorted(self._given_up)
 
-    def failed(self, time: float, failure: Failure) -> bool:
+    def failed(self, time: float, failure: Failure, *, fatal: bool = False) -> bool:
         """A live worker failed: tell everyone, take its lease back, and let it take part again if it may.
 
         Args:
             time: seconds of the engine's clock.
             failure: of the worker's present incarnation.
+            fatal: whether it would fail again and again: then it ends the run.
 
         Returns:
             Whether it is to be started again: its new incarnation has joined, and pulls when `server.ready` says so.
 
         Raises:
-            WorkerFailed: failures are to end the run (``on_failure="raise"``).
+            WorkerFailed: failures are to end the run (``on_failure="raise"``), or this one does.
             AllWorkersLost: nobody is left, and some samples are.
         """
         job, worker = self._job, failure.worker
         for observer in job.observers:
             observer.failed(time, failure)
         self.leave(time, worker, failure.incarnation, "failed")
-        if job.limits.on_failure == "raise":
+        if fatal or job.limits.on_failure == "raise":
             raise WorkerFailed(failure)
         if self._restarts.get(worker, 0) < job.limits.max_restarts:
             self._restarts[worker] = self._restarts.get(worker, 0) + 1

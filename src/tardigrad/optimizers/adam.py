@@ -88,6 +88,12 @@ class Adam(Optimizer):
         """What the first moment adds, which is heavy ball with dampening beta1; see "Behind Adam" on "Why damping"."""
         return Momentum(self.beta1, self.beta1).damping_gain(delay)
 
+    def preconditioner(self, state: Mapping[str, Tensor], facts: Facts) -> Tensor:
+        """1 over the denominator of the last step; 1 / eps before the first, when nothing is known of a weight."""
+        v = state["largest_second_moment" if self.amsgrad else "second_moment"]
+        root = (1 - self.beta2**facts.step) ** 0.5 if facts.step else 1.0
+        return v.sqrt().div_(root).add_(self.eps).reciprocal_()
+
     def step(self, w: Tensor, g: Tensor, state: Mapping[str, Tensor], facts: Facts) -> tuple[Tensor, State]:
         """One update; see the module's equations."""
         t = facts.step + 1

@@ -32,6 +32,15 @@ class Optimizer(ABC):
         """
         return 1.0
 
+    def preconditioner(self, state: Mapping[str, Tensor], facts: Facts) -> Tensor | None:
+        """By what it multiplies lr in each coordinate, as it stood before this gradient; None: by 1.
+
+        Args:
+            state: the tensors of `state_spec`.
+            facts: how many steps these weights have made.
+        """
+        return None
+
     @abstractmethod
     def state_spec(self) -> Sequence[str]:
         """Names of the state tensors, each shaped as the weights and starting at zero."""

@@ -21,6 +21,7 @@ from tardigrad.durable import write_json
 from tardigrad.engines.base import Job, Observer
 from tardigrad.engines.replayed import ReplayedEngine
 from tardigrad.errors import Diverged, InvalidArgument, ReplayError
+from tardigrad.lineup import SCRIPT
 from tardigrad.logs import read_events
 from tardigrad.recording import Recorder
 from tardigrad.replaying.finding import Replayed as Replayed
@@ -28,7 +29,6 @@ from tardigrad.replaying.finding import TensorDifference, compare_end, named
 from tardigrad.replaying.reopening import RecordedRun, reopen
 from tardigrad.replaying.scripts import replay_script
 from tardigrad.rules.base import Rule, make_rule
-from tardigrad.running import SCRIPT
 from tardigrad.segments import CURRENT
 from tardigrad.tasks.base import Task
 from tardigrad.training import recorder_of

@@ -15,10 +15,11 @@ from tardigrad.engines.base import Observer
 from tardigrad.engines.local.nursery import prepare
 from tardigrad.engines.local.obeying import ObeyingEngine
 from tardigrad.errors import Diverged, ReplayError, SessionError
+from tardigrad.lineup import Lineup
 from tardigrad.logs import read_events
 from tardigrad.replaying.finding import Replayed, TensorDifference, compare_end, named
 from tardigrad.replaying.reopening import RecordedRun
-from tardigrad.running import cast_of, completed, stage_of
+from tardigrad.running import cast_of, stage_of
 from tardigrad.session.scripts import Script, guard, launch_variables_removed
 
 _WEIGHTS = "weights.safetensors"
@@ -62,12 +63,11 @@ def _replayed(
         chaos="", commit_path=header["commit_path"], commit_threads=header.get("commit_threads", 1)
     )
     prepare()
-    group = recorded.environment.get("group", 1)
-    cast = cast_of(script, config, dict.fromkeys(range(config.workers), 0), group)
+    lineup = Lineup.from_json(recorded.environment)
+    cast = cast_of(script, config, dict.fromkeys(range(config.workers), 0), lineup)
     try:
         prepared, first = cast.first()
-        sizes = None if config.batch_size == prepared.batch_size else config.batch_size
-        stage, ledger = stage_of(completed(config, prepared, sizes), prepared)
+        stage, ledger = stage_of(config, prepared)
         if stage.server.layout.hash != header["layout"]:
             raise SessionError("its model is not the one that was trained")
         stage = replace(stage, observers=tuple(observers))

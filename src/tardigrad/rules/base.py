@@ -37,6 +37,7 @@ class Compensation(ABC):
         window_plan: which of the last gradients of all workers are kept for it, in ``facts.window``; needs the scope
             ``model``. None: none.
         follows_probes: whether its strength is multiplied by ``facts.strength``, which probes choose.
+        reads_preconditioner: whether `compensate` reads ``facts.preconditioner``; needs the scope ``model``.
     """
 
     name: ClassVar[str]
@@ -48,6 +49,7 @@ class Compensation(ABC):
     read_passes: ClassVar[int] = 0
     window_plan: ClassVar[WindowPlan | None] = None
     follows_probes: ClassVar[bool] = False
+    reads_preconditioner: ClassVar[bool] = False
 
     @property
     def followed(self) -> Compensation:

@@ -90,6 +90,11 @@ class Control(Compensation):
         return self.inner.follows_probes
 
     @property
+    def reads_preconditioner(self) -> bool:  # type: ignore[override]  # as above
+        """As the wrapped rule."""
+        return self.inner.reads_preconditioner
+
+    @property
     def followed(self) -> Compensation:
         """The wrapped rule: a control is as strong as what it spoils."""
         return self.inner

@@ -11,8 +11,9 @@ how far the weights have gone since the gradient's own:
     c = E (I + s E)^{-1} (w - w_{bak}) = S^T \left( \tfrac{1}{\kappa} I + s \, S S^T \right)^{-1} S \, (w - w_{bak}),
     \qquad w_{t+1} = w_t - \text{lr} (g + c)
 
-with s the step size lr times what the optimizer makes of it (`Optimizer.gain`): two products with S and a system of r
-equations. :math:`w - w_{bak}` is a sum of late steps, thus nearly in the span of S: little of it escapes.
+with s the step size lr times what the optimizer makes of it (`Optimizer.gain`, and the mean of its preconditioner along
+the gradient): two products with S and a system of r equations. :math:`w - w_{bak}` is a sum of late steps, thus nearly
+in the span of S: little of it escapes.
 
 **How strong.** For gradients of batches, :math:`E[h h^T]` is about F / B + grad grad^T, F the Fisher information of one
 example: kappa r of the order of B were right if the r gradients spanned all directions. They do not, and the fewer they
@@ -92,6 +93,11 @@ class DCLowRank(Compensation):
         """Where kappa is "auto"."""
         return self.kappa == STRENGTH_AUTO
 
+    @property
+    def reads_preconditioner(self) -> bool:  # type: ignore[override]  # as above
+        """Where it damps."""
+        return self.damped
+
     def kappa_for(self, samples: int, size: int) -> float:
         """kappa for a gradient of so many samples and a window of so many gradients."""
         if self.kappa is not None and not self.follows_probes:
@@ -109,10 +115,18 @@ class DCLowRank(Compensation):
         if facts.staleness == 0:
             return g, {}
         kappa = self.kappa_for(facts.samples, window.size) * facts.strength
-        step = facts.lr * facts.gain if self.damped else 0.0
+        step = facts.lr * facts.gain * stretched(g, facts.preconditioner) if self.damped else 0.0
         eps = torch.finfo(g.dtype).eps
         factors = solved(window.gram, window.against(w - backup), kappa=kappa, step=step, eps=eps)
         return g + window.combined(factors), {}
+
+
+def stretched(g: Tensor, preconditioner: Tensor | None) -> float:
+    """<g, P g> / <g, g>: by how much a preconditioner makes a step along a gradient longer; 1 without either."""
+    if preconditioner is None:
+        return 1.0
+    long, plain = torch.stack([torch.dot(g * preconditioner, g), torch.dot(g, g)]).tolist()
+    return float(long / plain) if plain > 0.0 else 1.0
 
 
 def solved(gram: Tensor, products: Tensor, *, kappa: float, step: float, eps: float) -> Tensor:

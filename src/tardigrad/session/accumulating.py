@@ -93,22 +93,16 @@ class AccumulatingScheduler:
     """
 
     def __init__(self, scheduler: Any, optimizer: AccumulatingOptimizer) -> None:
-        self._scheduler, self._optimizer, self._owed = scheduler, optimizer, False
-        optimizer.after_last = self._pay
+        self._scheduler, self._optimizer = scheduler, optimizer
+        optimizer.after_last = scheduler.step
 
     def step(self) -> None:
         """Step the user's scheduler, if the last step of the optimizer was one."""
-        self._owed = not self._optimizer.stepped
         if self._optimizer.stepped:
             self._scheduler.step()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scheduler, name)
-
-    def _pay(self) -> None:
-        if self._owed:
-            self._owed = False
-            self._scheduler.step()
 
 
 class EndingLoader:

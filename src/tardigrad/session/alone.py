@@ -123,7 +123,7 @@ def samples_in(loader: DataLoader[Any], steps: int, accumulate: int = 1) -> int:
     if isinstance(loader.dataset, IterableDataset):
         return steps * accumulate * size
     batches = len(loader)
-    everything = batches * size if loader.drop_last else min(batches * size, len(loader.sampler))  # type: ignore[arg-type]
+    everything = min(batches * size, len(loader.sampler))  # type: ignore[arg-type]
     steps_of_one = -(-batches // accumulate)
     epochs, rest = divmod(steps, max(1, steps_of_one))
     return epochs * everything + min(rest * accumulate * size, everything)

@@ -146,13 +146,13 @@ def averaged(model: nn.Module, book: GroupBook, device: torch.device) -> GroupMo
     use_up_warning()
     made = GroupModel(model, process_group=group, find_unused_parameters=True, init_sync=False)
 
-    def mean(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    def mean(bucket: GradBucket) -> torch.futures.Future[Tensor]:
         values = bucket.buffer().mul_(book.weight)
         if bucket.is_last():
             book.passed()
         return group.allreduce([values]).get_future().then(_first)
 
-    made.register_comm_hook(None, mean)
+    made.register_comm_hook(None, lambda state, bucket: mean(bucket))
     return made
 
 

@@ -66,11 +66,10 @@ def use_up_warning() -> None:
     Whether all are is the script's affair, and it cannot know of the setting that the sentence is about.
     """
     alone = process_group(HashStore(), "gloo", 0, 1)
-    model = nn.Linear(1, 1)
-    with _unheard():
-        DistributedDataParallel(model, process_group=alone, find_unused_parameters=True, init_sync=False)(
-            torch.zeros(1, 1)
-        ).sum().backward()
+    drawn_nothing = nn.PReLU()  # its parameter is a constant
+    model = DistributedDataParallel(drawn_nothing, process_group=alone, find_unused_parameters=True, init_sync=False)
+    with _unheard(), torch.enable_grad():
+        model(torch.zeros(1))
 
 
 @contextmanager

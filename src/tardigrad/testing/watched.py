@@ -29,6 +29,7 @@ def _watched_compensation(inner: Compensation) -> Compensation:
         read_passes = inner.read_passes
         window_plan = inner.window_plan
         follows_probes = inner.follows_probes
+        reads_preconditioner = inner.reads_preconditioner
 
         def state_spec(self) -> Mapping[str, Sharing]:
             return inner.state_spec()
@@ -70,6 +71,12 @@ def _watched_optimizer(inner: Optimizer) -> Optimizer:
 
         def state_spec(self) -> Sequence[str]:
             return inner.state_spec()
+
+        def preconditioner(self, state: Mapping[str, Tensor], facts: Facts) -> Tensor | None:
+            given = _Given("preconditioner", **state)
+            found = inner.preconditioner(state, facts)
+            given.require_untouched()
+            return found
 
         def step(self, w: Tensor, g: Tensor, state: Mapping[str, Tensor], facts: Facts) -> tuple[Tensor, State]:
             given = _Given("step", w=w, g=g, **state)

@@ -118,6 +118,6 @@ def _report(wire: Wire, error: BaseException, where: str) -> None:
     """Tell the server what was raised, if it still listens."""
     words = where + "".join(traceback.format_exception(error))
     try:
-        wire.send("raised", {"traceback": words})
+        wire.send("raised", {"traceback": words, "mistaken": isinstance(error, SessionError)})
     except OSError:
         print(words, file=sys.stderr)

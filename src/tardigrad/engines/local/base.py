@@ -169,7 +169,7 @@ class ProcessEngine(BasicEngine, Generic[K]):
         version = self.job.server.version
         failure = Failure(station.worker, station.incarnation, kind, version, code, station.traceback)  # type: ignore[arg-type]
         self._drop(station.worker)
-        if self._lives.failed(self.now, failure):
+        if self._lives.failed(self.now, failure, fatal=station.mistaken):
             self._start(station.worker)
         else:
             self._forget(station)

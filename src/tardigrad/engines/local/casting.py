@@ -32,8 +32,10 @@ class Cast:
         device: ``cpu``, ``cuda:N``, or ``cuda``: the GPUs in turn.
         limits: when a worker counts as failed.
         group: processes that are a worker, >= 1.
+        judged_beside: whether one more process, which is no worker, evaluates.
 
     Attributes:
+        judge: that process's seat; None without.
         seats: by worker.
         workers: how many there are at first.
     """
@@ -48,14 +50,22 @@ class Cast:
         device: str,
         limits: Limits,
         group: int = 1,
+        judged_beside: bool = False,
     ) -> None:
-        self._group = group
+        self._group, self.judged_beside = group, judged_beside
+        self.judge: Seat | None = None
         self.workers = len(lives)
         self.seats: dict[int, Seat] = {}
         self._role, self._seed, self._threads, self._device, self._limits = role, seed, threads, device, limits
         self._since = perf_counter()
         for worker, incarnation in lives.items():
             self.start(worker, incarnation, now=0.0)
+
+    def start_judge(self, now: float) -> Seat:
+        """Begin the process that evaluates; it has the number after the workers'."""
+        self.judge = Seat(self.workers, self._role)
+        self.judge.start([self._part(self.workers, 0, 0)], now, self._limits)
+        return self.judge
 
     def start(self, worker: int, incarnation: int, *, now: float) -> Seat:
         """Begin this life of a worker."""
@@ -116,6 +126,6 @@ class Cast:
 
     def dismiss(self) -> None:
         """End every process and give back all memory."""
-        for seat in self.seats.values():
+        for seat in [*self.seats.values(), *([self.judge] if self.judge is not None else [])]:
             seat.stop(at_once=True)
             seat.close()

@@ -12,14 +12,14 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 from tardigrad.buffers import copy_into
 from tardigrad.engines.base import Stage
 from tardigrad.engines.clock import Evaluations
 from tardigrad.engines.local.base import ProcessEngine
 from tardigrad.engines.local.casting import Cast
-from tardigrad.engines.local.membership import ScriptLives
+from tardigrad.engines.local.membership import ScriptLives, require_alike
 from tardigrad.engines.local.mischief import bring_about
 from tardigrad.engines.local.seat import Seat
 from tardigrad.ledger import Ledger
@@ -43,6 +43,7 @@ class ScriptHost(ProcessEngine[Seat]):
         ledger: of the leases; None: each worker has a stream of its own.
     """
 
+    goes_on_by: ClassVar[str] = "tardigrad run --directory {} SCRIPT"
     _lives: ScriptLives
 
     def __init__(
@@ -64,6 +65,7 @@ class ScriptHost(ProcessEngine[Seat]):
         self._found_state: Mapping[str, Any] = {}  # that of the checkpoint this run was taken up from
         self._state_at = perf_counter()
         self._resumed = False
+        self._judged_beside = cast.judged_beside
         self._planned: int | None = None
 
     @property
@@ -144,7 +146,7 @@ class ScriptHost(ProcessEngine[Seat]):
 
     def _prepared_too(self, seat: Seat, content: Mapping[str, Any], descriptors: Sequence[int]) -> None:
         """A worker has prepared: what the first one had, or the run ends."""
-        self._lives.require_alike(seat.worker, self._prepared, prepared_of(content, os.dup(descriptors[0])))
+        require_alike(f"worker {seat.worker}", self._prepared, prepared_of(content, os.dup(descriptors[0])))
         self._seated(seat)
 
     def _seated(self, seat: Seat) -> None:
@@ -241,8 +243,9 @@ class ScriptHost(ProcessEngine[Seat]):
 
     def _released(self, seat: Seat, snapshot: Snapshot | None, fault: str) -> Released:
         server = self.job.server
-        first = seat.worker == min(one.worker for one in self._stations.values() if not one.finished)
-        wants_state = first and self.job.steering is not None and perf_counter() - self._state_at > _STATE_EVERY
+        lowest = seat.worker == min(one.worker for one in self._stations.values() if not one.finished)
+        first = lowest and not self._judged_beside
+        wants_state = lowest and self.job.steering is not None and perf_counter() - self._state_at > _STATE_EVERY
         refused, seat.refused = seat.refused, ""
         version = server.read_version(seat.worker) if snapshot is None else snapshot.version
         return Released(version, server.samples_applied, server.rates, refused, first, fault, wants_state)

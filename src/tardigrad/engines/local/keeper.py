@@ -40,6 +40,7 @@ class Keeper:
         incarnation: which life.
         hung: whether it was ended because it did not push in time.
         traceback: what it raised; empty where it raised nothing.
+        mistaken: whether that was a mistake in the user's script, which it would repeat.
         pushes: over all lives.
         end: what connects it with this process; None where it does not live.
     """
@@ -49,6 +50,7 @@ class Keeper:
         self.incarnation = 0
         self.hung = False
         self.traceback = ""
+        self.mistaken = False
         self.pushes = 0
         self.end: End | None = None
         self._processes: list[ForkServerProcess] = []  # its own first, then those that are one worker with it
@@ -83,7 +85,7 @@ class Keeper:
 
         ``daemon``: whether it may have no children of its own, as of `multiprocessing.Process`.
         """
-        self.incarnation, self.hung, self.traceback = incarnation, False, ""
+        self.incarnation, self.hung, self.traceback, self.mistaken = incarnation, False, "", False
         self._has_pushed = False
         self.enter("starting", now, now + limits.first_step)
         self.begin_beside(target=target, arguments=arguments, daemon=daemon)

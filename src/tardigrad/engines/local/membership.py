@@ -72,18 +72,19 @@ class ScriptLives(Lives):
             observer.planned(time, finished)
             observer.noted(time, f"every script ended before epoch {finished} of {planned} was finished")
 
-    def require_alike(self, worker: int, first: Prepared, other: Prepared) -> None:
-        """Compare what a worker has prepared with what the first one had.
 
-        Raises:
-            SessionError: they differ; the sentence says in what.
-        """
-        for what, one, another in _compared(first, other):
-            if one != another:
-                raise SessionError(
-                    f"worker {worker} prepares {what} {another}, another worker {one}. Every worker must build the "
-                    "same from the same script: seed what is drawn at random, and let nothing depend on the process."
-                )
+def require_alike(who: str, first: Prepared, other: Prepared) -> None:
+    """Compare what a process has prepared with what the first one had.
+
+    Raises:
+        SessionError: they differ; the sentence says in what.
+    """
+    for what, one, another in _compared(first, other):
+        if one != another:
+            raise SessionError(
+                f"{who} prepares {what} {another}, the first worker to come {one}. Every worker must build the same "
+                "from the same script: seed what is drawn at random, and let nothing depend on the process."
+            )
 
 
 def _compared(first: Prepared, other: Prepared) -> list[tuple[str, Any, Any]]:

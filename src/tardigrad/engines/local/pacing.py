@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 _REMEMBERED = 8  # pushes that a speed is told from
+_SMALLEST = 4  # a batch is at least the usual one divided by this: BatchNorm and noise want no smaller one
 _CHANGE = 0.15  # relative; a smaller one is not worth another size
 
 
@@ -18,7 +19,7 @@ class Pace:
     """
 
     def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
+        self._batch_size, self._least = batch_size, max(1, batch_size // _SMALLEST)
         self._speeds: dict[int, deque[float]] = {}
         self._sizes: dict[int, int] = {}
 
@@ -37,7 +38,7 @@ class Pace:
         total = sum(medians.values())
         changed = {}
         for one, speed in medians.items():
-            size = max(1, round(self._batch_size * len(live) * speed / total))
+            size = max(self._least, round(self._batch_size * len(live) * speed / total))
             before = self._sizes.get(one, self._batch_size)
             if abs(size - before) > max(_CHANGE * before, 0.5):
                 changed[one] = self._sizes[one] = size

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import selectors
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
 from tardigrad.engines.base import Stage
+from tardigrad.engines.local.beside import JudgeBeside
 from tardigrad.engines.local.casting import Cast
 from tardigrad.engines.local.hosting import ScriptHost
 from tardigrad.engines.local.pacing import Pace
@@ -40,6 +42,7 @@ class ScriptEngine(ScriptHost):
     ) -> None:
         super().__init__(job, cast, prepared, first, ledger)
         self._pace = Pace(prepared.batch_size) if by_speed and ledger is not None else None
+        self._judge: JudgeBeside | None = None
         self._answers: dict[str, Callable[[Seat, Mapping[str, Any], Sequence[int]], None]] = {
             "prepare": self._prepare,
             "epochs": self._epochs,
@@ -56,7 +59,17 @@ class ScriptEngine(ScriptHost):
 
     def _begin(self) -> None:
         super()._begin()
+        if self._judged_beside and self._ledger is not None:
+            seat = self._cast.start_judge(self.now)
+            self._judge = JudgeBeside(seat, self.job, self._prepared, self._ledger, self._clock, lambda: self.now)
+            self._selector.register(seat.end, selectors.EVENT_READ, self._judge.read)  # type: ignore[arg-type]
         self._start_ready()
+
+    def _is_over(self) -> bool:
+        if self._stations or self._judge is None:
+            return not self._stations
+        self._judge.settled(nobody_left=True)
+        return self._judge.over
 
     def _asked(self, seat: Seat, word: str, content: Mapping[str, Any], descriptors: Sequence[int]) -> None:
         answer = self._answers.get(word)
@@ -107,6 +120,8 @@ class ScriptEngine(ScriptHost):
         """Whoever waits for samples gets some that came back, or hears that all is done."""
         if self._ledger is None:
             return
+        if self._judge is not None:
+            self._judge.settled()
         for seat in list(self._stations.values()):
             if seat.wants != "lease":
                 continue
@@ -222,4 +237,4 @@ class ScriptEngine(ScriptHost):
         self._start_ready()
 
     def _raised(self, seat: Seat, content: Mapping[str, Any], descriptors: Sequence[int]) -> None:
-        seat.traceback = content["traceback"]
+        seat.traceback, seat.mistaken = content["traceback"], content["mistaken"]
