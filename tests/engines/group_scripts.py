@@ -64,12 +64,12 @@ def normalized(session, samples):
 
 
 def dying(session, samples, deaths):
-    """``deaths``: which process of which worker kills itself before which of its first life's steps."""
+    """``deaths``: [worker, rank, step]: which process kills itself before which of its first life's steps."""
     model, optimizer, loader = session.prepare(*parts(session, samples, nn.Dropout(0.3), num_workers=1))
     steps = 0
     for _ in session.epochs(2):
         for inputs, labels in loader:
-            if session.incarnation == 0 and deaths.get((session.worker, session.rank)) == steps:
+            if session.incarnation == 0 and [session.worker, session.rank, steps] in deaths:
                 os.kill(os.getpid(), signal.SIGKILL)
             optimizer.zero_grad()
             F.cross_entropy(model(inputs), labels).backward()

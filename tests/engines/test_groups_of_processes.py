@@ -63,7 +63,7 @@ def test_a_group_is_bitwise_distributed_data_parallel(tmp_path):
 
 def test_whichever_process_dies_its_worker_begins_anew_and_the_run_replays(tmp_path):
     """Also with a loader that fetches ahead, and with random numbers of each process's own."""
-    deaths = {(0, 1): 2, (1, 0): 3}
+    deaths = [[0, 1, 2], [1, 0, 3]]
     run = a_run(scripts.dying, tmp_path / "run", args=(160, deaths), workers=2, rule="dc-asgd")
     assert run.summary["failures"] == {"died": 2}
     assert {event[-2] for event in events(tmp_path / "run", "fail")} == {-9}

@@ -109,7 +109,7 @@ def test_batches_by_speed_are_recorded_and_replayed(tmp_path, monkeypatch):
     assert run.config.batch_size == scripts.BATCH
     sizes = {size for _, _, _, size in events(tmp_path / "run", "size")}
     assert sizes
-    assert all(2 <= size <= 14 for size in sizes)
+    assert all(2 <= size <= 16 for size in sizes)
     require_sound(tmp_path / "run", epochs=4)
 
 

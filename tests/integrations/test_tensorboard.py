@@ -68,13 +68,15 @@ def test_evaluations_stand_where_they_belong_and_numbers_of_the_users_own_where_
     events.rejected(10.0, Push(0, None), Rejected(10, 0, 0, "non-finite"))
     events.evaluated(evaluation(20, 10.0, loss=0.25, error=0.5))
     events.logged(11.0, 1, 10, {"perplexity": 12.5})
+    events.committed(12.0, commit(11))
     events.close()
     values, _walls = read(tmp_path)
     assert values["test/loss"] == [(20, 0.25)]
     assert values["test/error"] == [(20, 0.5)]
     assert values["perplexity"] == [(40, 12.5)]
-    assert values["tardigrad/rejected"] == [(40, 1.0)]  # what was gathered is written at an evaluation
-    assert len(values["tardigrad/loss"]) == 1
+    # what was gathered is written at an evaluation, and at the end
+    assert values["tardigrad/rejected"] == [(40, 1.0), (44, 1.0)]
+    assert values["tardigrad/loss"] == [(40, 0.5), (44, 0.5)]
 
 
 def test_a_run_that_goes_on_takes_back_what_was_undone(tmp_path):

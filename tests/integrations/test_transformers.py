@@ -132,6 +132,7 @@ def test_without_a_server_it_is_the_plain_trainer(tmp_path):
         {"max_steps": 8},
         {"num_train_epochs": 1.5, "samples": 22},
         {"dataloader_drop_last": True, "samples": 23},
+        {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "num_train_epochs": 2},
         {"eval_strategy": "steps", "eval_steps": 4, "logging_strategy": "steps", "logging_steps": 3},
     ],
     ids=str,
@@ -263,7 +264,10 @@ def test_evaluation_is_the_first_workers_and_of_the_servers_weights(tmp_path):
 
 def test_files_and_printed_lines_are_the_first_workers(tmp_path, capsys):
     loopback = Loopback(workers=2)
-    settings = {"logging_strategy": "steps", "logging_steps": 2, "save_strategy": "epoch", "num_train_epochs": 1}
+    settings = {
+        "logging_strategy": "steps", "logging_steps": 2, "save_strategy": "epoch", "num_train_epochs": 1,
+        "eval_strategy": "epoch", "load_best_model_at_end": True,
+    }  # fmt: skip
     _session, first = serve(loopback, tmp_path / "first", **settings)
     first.train()
     assert "grad_norm" in capsys.readouterr().out
@@ -324,6 +328,13 @@ def test_a_checkpoint_of_the_trainers_own_is_refused(tmp_path):
     (tmp_path / "checkpoint-1").mkdir()
     with pytest.raises(SessionError, match="resume_from_checkpoint"):
         served._init_training_state(6, 6, 1, str(tmp_path / "checkpoint-1"), None)
+
+
+def test_training_twice_is_refused(tmp_path):
+    _session, served = serve(Loopback(), tmp_path, num_train_epochs=1)
+    served.train()
+    with pytest.raises(SessionError, match="a session trains once"):
+        served.train()
 
 
 def test_a_step_that_half_precision_skipped_gives_its_samples_back(tmp_path):

@@ -1,7 +1,9 @@
 """What a session is to a script: evaluation, workers, random numbers, state of one's own."""
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 from loopback import Loopback, alone, require_equal, served
@@ -200,6 +202,15 @@ def test_only_the_first_life_of_worker_0_goes_on_drawing_as_plain_pytorch():
     own = torch.rand(1).item()
     assert (draws(0, 0), draws(1, 1)) == (plain, own)
     assert len({draws(0, 0), draws(1, 0), draws(0, 1), draws(1, 1)}) == 4
+
+
+def test_every_global_generator_is_seeded():
+    def draws(seed):
+        seed_generators(seed)
+        return torch.rand(1).item(), random.random(), np.random.rand()
+
+    assert draws(2**62 + 1) == draws(2**62 + 1)
+    assert all(one != other for one, other in zip(draws(1), draws(2), strict=True))
 
 
 def test_a_script_keeps_state_of_its_own():

@@ -64,7 +64,7 @@ class ServedTrainer:
         self._epochs = session.epochs(epochs) if _known(epochs) else iter(itertools.count())
         self._last = epochs - 1
         self._fetched = 0  # batches of the loop that is running
-        self._judging = False
+        self._judging = self._begun = False
         self._replace(limit)
 
     def _replace(self, limit: int) -> None:
@@ -94,6 +94,12 @@ class ServedTrainer:
                 "trainer.train(resume_from_checkpoint=...) in a session: weights and optimizer are the server's. Leave "
                 "it out; a run goes on when it is started again with the same directory."
             )
+        if self._begun:
+            raise SessionError(
+                "trainer.train() was called a second time: a session trains once. Say the whole number of epochs in "
+                "TrainingArguments(num_train_epochs=...)."
+            )
+        self._begun = True
         found: tuple[int, int] = self._own["_init_training_state"](max_steps, steps_of_epoch, epochs, None, trial)
         return found
 
