@@ -24,6 +24,7 @@ TRIED = {
     "commits": "test_benchmark_commits.py",
     "compensation_at_the_start": "test_benchmarks.py",
     "low_rank": "test_benchmark_low_rank.py",
+    "own_script": "test_benchmark_own_script.py",
     "saturation": "test_benchmark_saturation.py",
     "simulator_overhead": "test_benchmarks.py",
     "start_up": "test_benchmark_start_up.py",

@@ -21,6 +21,8 @@ MEAN, DEVIATION = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2470, 
 
 
 class Images(Dataset):
+    """Normalised images, cropped and flipped at random for training."""
+
     def __init__(self, images, labels, train):
         self.images, self.labels, self.train = images, labels, train
 

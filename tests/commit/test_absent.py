@@ -236,6 +236,12 @@ def test_rules_beside_pass_over_the_absent_too(rule):
     assert all(0.0 < each.relative_error < 10.0 for each in quality)
 
 
+def test_a_tensor_named_twice_has_missed_one_commit():
+    path, weights = ExactPath(tardigrad.rule("asgd"), LAYOUT), LAYOUT.pack(tensors(0))
+    commit(path, weights, 0, (3, 3))
+    assert path.state_dict()["missed"].tolist() == [0, 0, 0, 1, 0]
+
+
 @pytest.mark.parametrize("absent", [(5,), (-1,), (0, 99)])
 def test_a_number_that_is_no_tensors_is_refused_and_nothing_changes(absent):
     path, weights = ExactPath(tardigrad.rule("asgd"), LAYOUT), LAYOUT.pack(tensors(0))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback import served
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
@@ -19,6 +20,7 @@ from tardigrad.records import Lease
 from tardigrad.session.averaging import GroupBook, averaged
 from tardigrad.session.group import GroupedLink, LeaderLink, MemberLink, shares
 from tardigrad.session.link import Group, Prepared
+from tardigrad.session.served import ServedSession
 from tardigrad.transports.requests import Wire
 from tardigrad.transports.slots import Slot, SlotLayout, ends
 
@@ -55,7 +57,7 @@ class Circle:
     def _serve(self):
         while True:
             try:
-                word, content, descriptors = self._server.receive()
+                word, content, _ = self._server.receive()
             except EOFError:
                 return
             self.asked.append((word, content))
@@ -63,8 +65,8 @@ class Circle:
             self._server.send(answer, content, returned)
 
 
-def push(link, *, loss=None, leases=(Lease(0, 0, 3),)):
-    return link.push(leases=leases, samples=3, norm=1.0, loss=loss, absent=[1])
+def push(link, *, loss=None, start=0):
+    return link.push(leases=[Lease(0, start, start + 3)], samples=3, norm=1.0, loss=loss, absent=[1])
 
 
 # -- words ----------------------------------------------------------------------------------------------------
@@ -135,7 +137,7 @@ def test_a_refusal_of_the_server_is_raised_in_every_process():
             lambda link: link.finish(),
             "asks 'finish' where process 0 asks 'take'",
         ),
-        (push, lambda link: push(link, leases=[Lease(0, 3, 6)]), "push: leases is"),
+        (push, lambda link: push(link, start=3), "push: leases is"),
     ],
 )
 def test_processes_that_part_are_told_so(one, other, words):
@@ -269,6 +271,29 @@ def test_a_gradient_that_was_not_averaged_is_refused():
     own.backward()
     with pytest.raises(SessionError, match="not averaged over this worker's processes"):
         own.for_push()
+
+
+@pytest.mark.parametrize("wrapped", [nn.DataParallel, nn.Identity])
+def test_a_model_that_is_wrapped_already_is_refused(wrapped):
+    def main(session):
+        model = wrapped(nn.Linear(2, 2))
+        session.prepare(model, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1))
+
+    if wrapped is nn.Identity:
+        served(main)
+    else:
+        with pytest.raises(SessionError, match="wrapped in DistributedDataParallel or DataParallel already"):
+            served(main)
+
+
+def test_a_trainer_of_transformers_wants_workers_of_one_process():
+    class Trainer:
+        __module__ = "transformers.trainer"
+
+    session = ServedSession(Circle(2).links[1])
+    assert (session.rank, session.group, session.is_first) == (1, 2, False)
+    with pytest.raises(SessionError, match="a worker of one process"):
+        session.prepare(Trainer())
 
 
 # -- the mean -------------------------------------------------------------------------------------------------
