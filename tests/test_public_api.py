@@ -20,6 +20,9 @@ PUBLIC = {
     "Rule",
     "Run",
     "RunConfig",
+    "ScriptRun",
+    "Session",
+    "SessionError",
     "Snapshot",
     "Task",
     "__version__",
@@ -28,6 +31,7 @@ PUBLIC = {
     "replay",
     "resume",
     "rule",
+    "run",
     "train",
 }
 

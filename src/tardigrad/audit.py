@@ -20,7 +20,7 @@ _MOST = 100  # violations told one by one
 _FORMAT = 2
 _TIMED = (
     "pull", "commit", "probe", "held", "reject", "join", "leave", "fail", "note", "take", "rest", "return", "finish",
-    "plan", "size", "log",
+    "plan", "size", "log", "begin",
 )  # fmt: skip
 
 
@@ -121,6 +121,7 @@ class _Check:
             "join": self._join, "leave": self._leave, "fail": self._fail, "note": self._note, "digest": self._digest,
             "probe": self._probe, "take": self._taken, "return": self._returned, "finish": self._finished,
             "plan": self._plan, "rest": self._told, "size": self._told, "log": self._told,
+            "begin": self._told,
         }  # fmt: skip
 
     def take(self, where: str, event: object) -> None:

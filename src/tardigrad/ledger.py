@@ -25,6 +25,7 @@ class Ledger:
     def __init__(self, leases: Leases) -> None:
         self.leases = leases
         self._held: dict[int, list[Lease]] = {}
+        self._begun: dict[int, Mapping[str, Any]] = {}
 
     def holds(self, worker: int) -> int:
         """How many leases this worker has taken and neither pushed nor given back."""
@@ -36,6 +37,14 @@ class Ledger:
         if lease is not None:
             self._held.setdefault(worker, []).append(lease)
         return lease
+
+    def begun(self, epoch: int) -> Mapping[str, Any] | None:
+        """From which states of generators this epoch's order is evaluated, as plain data; None: nobody has said."""
+        return self._begun.get(epoch)
+
+    def begin(self, epoch: int, states: Mapping[str, Any]) -> None:
+        """Keep from which states this epoch's order is evaluated, as long as the epoch is not finished."""
+        self._begun = self._unfinished() | {epoch: states}
 
     def pushed(self, worker: int, leases: Sequence[Lease]) -> Bundle:
         """The worker hands in a gradient on these; it holds them no longer, they wait for their commit.
@@ -83,13 +92,19 @@ class Ledger:
     def state_dict(self) -> dict[str, Any]:
         """The leases', those taken counted as outstanding, and who holds which."""
         held = {worker: [[one.epoch, one.start, one.stop] for one in taken] for worker, taken in self._held.items()}
-        return {"leases": self.leases.state_dict(under_way=True), "held": held, "epochs": self.leases.epochs}
+        leases = self.leases.state_dict(under_way=True)
+        return {"leases": leases, "held": held, "epochs": self.leases.epochs, "begun": self._unfinished()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         self.leases.epochs = state["epochs"]
         self.leases.load_state_dict(state["leases"])
         self._held = {int(worker): [Lease(*one) for one in taken] for worker, taken in state["held"].items()}
+        self._begun = {int(epoch): states for epoch, states in state["begun"].items()}
+
+    def _unfinished(self) -> dict[int, Mapping[str, Any]]:
+        finished = self.leases.finished_epochs
+        return {epoch: states for epoch, states in self._begun.items() if epoch >= finished}
 
     def _let_go(self, worker: int, leases: Sequence[Lease]) -> None:
         held = self._held.get(worker, [])

@@ -57,6 +57,7 @@ EVENTS = {
     "probe": ["time", "version", "staleness", "raw_cosine", "quality"],
     "held": ["time", "worker", "incarnation", "read_version", "lease", "samples", "loss", "norm"],
     "take": ["time", "worker", "incarnation", "lease"],
+    "begin": ["time", "worker", "incarnation", "epoch"],
     "rest": ["time", "worker", "incarnation"],
     "finish": ["time", "worker", "incarnation"],
     "return": ["time", "worker", "incarnation", "leases", "lost", "reason"],
@@ -230,6 +231,10 @@ class Recorder(Observer):
     def taken(self, time: float, worker: int, incarnation: int, lease: Lease | None) -> None:
         """One line."""
         self._log.write(f'["take",{time:.6f},{worker},{incarnation},{_lease(lease)}]\n')
+
+    def begun(self, time: float, worker: int, incarnation: int, epoch: int) -> None:
+        """One line."""
+        self._seldom("begin", round(time, 6), worker, incarnation, epoch)
 
     def rested(self, time: float, worker: int, incarnation: int) -> None:
         """One line."""

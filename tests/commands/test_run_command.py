@@ -129,7 +129,7 @@ class Signals:
 
     def asked(self):
         self.questions += 1
-        return self.questions == 3
+        return self.questions >= 3
 
     def __enter__(self):
         return self

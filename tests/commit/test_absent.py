@@ -236,6 +236,26 @@ def test_rules_beside_pass_over_the_absent_too(rule):
     assert all(0.0 < each.relative_error < 10.0 for each in quality)
 
 
+def test_an_optimizer_that_sees_all_weights_is_given_zeros_for_the_absent():
+    """What was compensated there in the commit before is gone, whatever the compensation sees at once."""
+    seen = []
+
+    class Noting(Counting):
+        scope = "model"
+
+        def step(self, w, g, state, facts):
+            seen.append(g.clone())
+            return super().step(w, g, state, facts)
+
+    for scope in SCOPES:
+        path = ExactPath(Rule(type("Any", (Doubling,), {"scope": scope})(), Noting()), LAYOUT)
+        weights = LAYOUT.pack(tensors(0))
+        commit(path, weights, 0, ())
+        commit(path, weights, 1, (1, 3))
+        zeros = [not view.any() for view in LAYOUT.views(seen[-1])]
+        assert zeros == [k in (1, 3) for k in ALL], scope
+
+
 def test_a_tensor_named_twice_has_missed_one_commit():
     path, weights = ExactPath(tardigrad.rule("asgd"), LAYOUT), LAYOUT.pack(tensors(0))
     commit(path, weights, 0, (3, 3))

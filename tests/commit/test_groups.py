@@ -12,6 +12,7 @@ from tardigrad.layout import FlatLayout
 from tardigrad.optimizers.adam import AdamW
 from tardigrad.optimizers.sgd import SGD
 from tardigrad.records import Facts
+from tardigrad.rules.asgd import ASGD
 from tardigrad.rules.base import Rule
 
 SHAPES = [(37, 11), (13,), (5, 7), (3,)]
@@ -138,6 +139,31 @@ def test_what_sees_all_weights_at_once_is_damped_for_the_group_that_needs_it_mos
     ends = rated("exact", rule, 2)
     assert all(torch.isfinite(end).all() for end in ends)
     assert not torch.equal(ends[3], rated("exact", "asgd", 2)[3])
+
+
+def test_what_sees_all_weights_is_told_the_strongest_group_and_each_group_steps_by_its_own():
+    told = []
+
+    class Noting(ASGD):
+        scope = "model"
+
+        def compensate(self, g, w, backup, state, facts):
+            told.append((facts.lr, facts.gain))
+            return g, {}
+
+    layout, ends = FlatLayout.of(weights(0)), []
+    groups = [ParameterGroup(1), ParameterGroup(2, optimizer=AdamW()), ParameterGroup(1, optimizer=SGD(momentum=0.9))]
+    for compensation in (Noting(), ASGD()):
+        path, flat = (
+            COMMIT_PATHS.load("exact")(Rule(compensation, SGD()), layout, groups=groups),
+            layout.pack(weights(0)),
+        )
+        path.apply(
+            flat, [Part(0, layout.pack(weights(1)), flat.clone(), Facts(5, 0.1, 9, 2, 9, rates=(0.1, 0.3, 0.2)))]
+        )
+        ends.append(flat)
+    assert torch.equal(*ends)
+    assert told == [(0.2, SGD(momentum=0.9).gain(5))]
 
 
 def test_stretches_leave_out_what_is_absent_and_are_cut_where_steps_were_missed():

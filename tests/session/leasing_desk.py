@@ -1,5 +1,6 @@
 """A server that only leases, for tests of what a worker's loader does; and a data set that tells its samples."""
 
+import json
 import os
 
 import torch
@@ -8,6 +9,7 @@ from torch.utils.data import Dataset
 from tardigrad.leases import Leases
 from tardigrad.ledger import Ledger
 from tardigrad.session.book import LeaseBook
+from tardigrad.session.generators import GeneratorStates
 from tardigrad.session.link import Link
 from tardigrad.session.loader import EpochClock, LeasedLoader
 from tardigrad.session.orders import Orders
@@ -33,6 +35,7 @@ class Desk:
     """
 
     def __init__(self, samples, batch_size, workers=1):
+        self.workers = workers
         self.leases = Leases(samples, batch_size, workers=workers)
         self.ledger = Ledger(self.leases)
         self.applied = []
@@ -52,7 +55,7 @@ class DeskLink(Link):
     """One worker's way to the desk; no tensor travels."""
 
     def __init__(self, desk, worker):
-        self.desk, self.worker, self.workers, self.incarnation, self.seed = desk, worker, 1, 0, 0
+        self.desk, self.worker, self.workers, self.incarnation, self.seed = desk, worker, desk.workers, 0, 0
         self.process = os.getpid()
 
     def epochs(self, number):
@@ -68,6 +71,14 @@ class DeskLink(Link):
             self.desk.meanwhile()
             lease = self.desk.ledger.take(self.worker, epoch)
         return lease
+
+    def order(self, epoch, states):
+        assert os.getpid() == self.process
+        ledger = self.desk.ledger
+        assert ledger.holds(self.worker), "only who holds a lease asks"
+        if ledger.begun(epoch) is None:
+            ledger.begin(epoch, json.loads(json.dumps(states.as_plain())))
+        return GeneratorStates.from_plain(ledger.begun(epoch))
 
     def give_back(self, leases, *, skipped=False):
         assert os.getpid() == self.process

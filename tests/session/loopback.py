@@ -14,6 +14,7 @@ from tardigrad.leases import Leases
 from tardigrad.optimizers import OPTIMIZERS
 from tardigrad.records import Bundle, Lease, Push
 from tardigrad.session.alone import AloneSession
+from tardigrad.session.generators import GeneratorStates
 from tardigrad.session.link import Link, Prepared, Released, Welcome
 from tardigrad.session.randomness import seed_generators
 from tardigrad.session.served import ServedSession
@@ -44,6 +45,7 @@ class Loopback:
         self.scores: list[dict] = []
         self.saved: list[dict] = []
         self.planned: int | None = None
+        self.begun: dict[int, GeneratorStates] = {}
         self.links: list[LoopbackLink] = []
         self.wants_state = False
         self.state: dict = {}
@@ -114,6 +116,9 @@ class LoopbackLink(Link):
         lease = self._back.leases.take(self.worker, upto=epoch)
         self._held |= {lease} - {None}
         return lease
+
+    def order(self, epoch: int, states: GeneratorStates) -> GeneratorStates:
+        return self._back.begun.setdefault(epoch, states)
 
     def give_back(self, leases: Sequence[Lease], *, skipped: bool = False) -> None:
         self._back.returned.append((tuple(leases), skipped))

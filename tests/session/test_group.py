@@ -249,8 +249,19 @@ def test_a_gradient_counts_by_the_samples_it_was_computed_on():
         assert own.weight == weights[1]  # a second loss of the last batch
         own.backward()
         own.for_push()
-        yielded(own, Lease(0, 4, 7))
-        assert own.weight == weights[0]
+        yielded(own, Lease(0, 4, 7), Lease(0, 7, 8))
+        assert own.weight == weights[0]  # it begins anew
+
+
+def test_a_gradient_that_was_thrown_away_is_computed_from_its_first_batch_on():
+    own, weight = book(1, 2), nn.Parameter(torch.zeros(1))
+    own = GroupBook([weight], fed=True, link=own.link)
+    yielded(own, Lease(0, 0, 3), Lease(0, 3, 4))
+    for _ in range(2):
+        own.passed()
+    weight.grad = torch.ones(1)
+    own.zeroed()
+    assert own.weight == 1 / 3
 
 
 def test_without_batches_of_a_loader_all_count_alike():
@@ -311,7 +322,7 @@ class Net(nn.Module):
         return self.layer(inputs)
 
 
-def test_gradients_are_means_over_the_lease_and_the_rest_of_the_model_is_its_own():
+def test_gradients_are_means_over_the_lease_and_the_rest_of_the_model_is_its_own(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     inputs, labels = torch.randn(5, 3, generator=generator), torch.tensor([0, 1, 1, 0, 1])
     plain, lease = Net(), Lease(0, 0, 5)
@@ -333,7 +344,8 @@ def test_gradients_are_means_over_the_lease_and_the_rest_of_the_model_is_its_own
         assert model.name_of_its_own == "net"
         with pytest.raises(AttributeError, match="no_such_thing"):
             model.no_such_thing  # noqa: B018
-    with torch.no_grad():  # one process alone may look at the model
+    monkeypatch.delattr("torch.nn.parallel.DistributedDataParallel.forward")
+    with torch.no_grad():  # one process alone may look at the model: nobody is asked for anything
         assert torch.equal(averaged_models[0](inputs), models[0](inputs))
 
 

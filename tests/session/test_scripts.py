@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from tardigrad.engines.local import nursery
+from tardigrad import children
 from tardigrad.errors import SessionError
 from tardigrad.session import scripts
 from tardigrad.session.scripts import Script
@@ -239,7 +239,7 @@ def test_run_without_the_main_guard_gets_a_sentence(tmp_path):
 
 def test_the_guard_speaks_in_workers_alone(monkeypatch):
     scripts.guard()
-    monkeypatch.setattr(multiprocessing.current_process(), "name", nursery.CHILD + "worker-1")
+    monkeypatch.setattr(multiprocessing.current_process(), "name", children.CHILD + "worker-1")
     with pytest.raises(SessionError, match="__main__"):
         scripts.guard()
 

@@ -114,6 +114,9 @@ class Observer:
     def taken(self, time: float, worker: int, incarnation: int, lease: Lease | None) -> None:
         """A worker that runs a script was given samples ahead, or found none."""
 
+    def begun(self, time: float, worker: int, incarnation: int, epoch: int) -> None:
+        """Such a worker has begun an epoch: its generators decide the order. (Only in runs that begin with one.)"""
+
     def rested(self, time: float, worker: int, incarnation: int) -> None:
         """Such a worker waits for samples: nobody waits for it until it is given some."""
 

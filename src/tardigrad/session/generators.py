@@ -7,7 +7,7 @@ time, and items of a data set are looked at, while the script's own draws stay w
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
@@ -39,6 +39,22 @@ class GeneratorStates:
         torch.default_generator.set_state(self.torch_state)
         random.setstate(self.python_state)
         np.random.set_state(self.numpy_state)
+
+    def as_plain(self) -> dict[str, Any]:
+        """As what JSON holds, exactly."""
+        version, words, gauss = self.python_state
+        return {
+            "torch": self.torch_state.numpy().tobytes().hex(),
+            "python": [version, list(words), gauss],
+            "numpy": _without_arrays(self.numpy_state),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> GeneratorStates:
+        """The inverse."""
+        version, words, gauss = plain["python"]
+        torch_state = torch.frombuffer(bytearray.fromhex(plain["torch"]), dtype=torch.uint8)
+        return cls(torch_state, (version, tuple(words), gauss), dict(plain["numpy"]))
 
 
 @contextmanager
@@ -79,6 +95,12 @@ def generators_within(thing: Any, *, most: int = 10_000) -> list[Any]:
                 seen.add(id(part))
                 waiting.append(part)
     return found
+
+
+def _without_arrays(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _without_arrays(value) for name, value in state.items()}
+    return state.tolist() if isinstance(state, np.ndarray | np.generic) else state
 
 
 def _parts(item: Any, most: int) -> list[Any]:

@@ -28,6 +28,7 @@ _COMPARED: dict[str, tuple[str, ...] | None] = {
     "prepare": None,  # everything
     "epochs": ("number",),
     "take": ("epoch", "wait"),
+    "order": ("epoch",),
     "push": ("leases", "samples", "absent"),
     "refresh": ("evaluation",),
     "count": (),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tardigrad.layout import FlatLayout
 from tardigrad.records import Lease
+from tardigrad.session.generators import GeneratorStates
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,18 @@ class Link(ABC):
             epoch: the last that is wanted, from 0.
             wait: in the last epoch, wait until some come back from another worker or every sample was applied or is
                 listed as lost. Only for a worker that holds no lease.
+        """
+
+    @abstractmethod
+    def order(self, epoch: int, states: GeneratorStates) -> GeneratorStates:
+        """From which states of the generators the order of an epoch's samples is evaluated, by whomever.
+
+        Asked in runs that began with one worker, for an epoch of which this worker holds a lease. The first to ask
+        decides; the server keeps its answer until every sample of the epoch was applied or is listed as lost.
+
+        Args:
+            epoch: from 0.
+            states: this worker's, as they were when its loop over the loader began.
         """
 
     @abstractmethod

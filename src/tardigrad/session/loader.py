@@ -21,6 +21,7 @@ from tardigrad.errors import SessionError
 from tardigrad.hyperparameters import require_integer
 from tardigrad.records import Lease
 from tardigrad.session.book import LeaseBook
+from tardigrad.session.generators import GeneratorStates
 from tardigrad.session.link import Link
 from tardigrad.session.orders import Orders, batch_of
 
@@ -293,9 +294,12 @@ class LeasedLoader(ServedLoader):
         return -(-self._orders.samples // ((self._loader.batch_size or 1) * self._link.group))
 
     def _make(self) -> DataLoader[Any]:
+        leased = _LeaseSampler(self._loader, self._link, self._book, self._orders, self._clock, self._part)
+        if self._link.workers == 1:
+            self._orders.follow(leased.begun)
         return DataLoader(
             self._loader.dataset,
-            batch_sampler=_LeaseSampler(self._loader, self._book, self._orders, self._clock, self._part),
+            batch_sampler=leased,
             collate_fn=self._loader.collate_fn,
             **settings_of(self._loader),
         )
@@ -324,12 +328,17 @@ class _LeaseSampler(Sampler[list[Any]]):
     """
 
     def __init__(
-        self, loader: DataLoader[Any], book: LeaseBook, orders: Orders, epochs: EpochClock, part: Part
+        self, loader: DataLoader[Any], link: Link, book: LeaseBook, orders: Orders, epochs: EpochClock, part: Part
     ) -> None:
         self._own, self._size = loader.sampler, loader.batch_size
-        self._book, self._orders, self._clock, self._part = book, orders, epochs, part
+        self._link, self._book, self._orders, self._clock, self._part = link, book, orders, epochs, part
+
+    def begun(self, epoch: int) -> GeneratorStates:
+        """From which states an epoch's order is evaluated: this worker's of now, where nobody has begun it."""
+        return self._link.order(epoch, self._at_first)
 
     def __iter__(self) -> Iterator[list[Any]]:
+        self._at_first = GeneratorStates.now()
         own = iter(self._own)
         while (lease := self._clock.take()) is not None:
             self._book.took(lease)

@@ -19,6 +19,7 @@ from tardigrad.session.encoding import (
     tree_bytes,
     tree_of,
 )
+from tardigrad.session.generators import GeneratorStates
 from tardigrad.session.link import Link, Prepared, Released, Welcome
 from tardigrad.transports.requests import Wire, content_of, memory_with
 from tardigrad.transports.slots import Slot, SlotLayout
@@ -75,6 +76,11 @@ class LocalLink(Link):
             if self.renewed is not None:
                 self.renewed(released)
         return None if content["lease"] is None else Lease(*content["lease"])
+
+    def order(self, epoch: int, states: GeneratorStates) -> GeneratorStates:
+        """See `Link`."""
+        content, _ = self._asked("order", {"epoch": epoch, "states": states.as_plain()})
+        return GeneratorStates.from_plain(content["states"])
 
     def give_back(self, leases: Sequence[Lease], *, skipped: bool = False) -> None:
         """See `Link`."""

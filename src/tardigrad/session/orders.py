@@ -4,6 +4,10 @@ A lease says (epoch, start, stop); which samples these are every worker finds ou
 evaluated in every worker alike, in a universe of its own: with copies of the sampler and of the DataLoader's
 generator, and with global generators that begin as they were when the script prepared, which is alike in all workers
 too. In that universe one epoch follows the other exactly as in plain PyTorch, whatever the script draws meanwhile.
+
+A run that begins with one worker goes further: there an epoch is evaluated from the global generators as they are when
+the worker's loop begins, with all that the script has drawn meanwhile, which is plain PyTorch. The server keeps these
+states as long as somebody may compute a sample of the epoch.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -20,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from tardigrad.errors import SessionError
-from tardigrad.session.generators import GENERATORS, GeneratorStates, generators_kept
+from tardigrad.session.generators import GENERATORS, GeneratorStates, generators_kept, seed_cpu_generators
 
 Order = np.ndarray[Any, np.dtype[np.int64]] | list[Any]
 _KEPT = 3  # epochs: a worker takes leases of the epoch now and, where one comes back, of one before
@@ -50,12 +54,26 @@ class Orders:
         self._multiple = loader.batch_size * group if loader.drop_last and loader.batch_size else 1
         self._begin = (GeneratorStates.now(), _copied((loader.sampler, loader.generator), loader.dataset))
         self._memo_of = loader.dataset
+        self._begun: Callable[[int], GeneratorStates] | None = None
         self._start_over()
         first = self.of(0)
         if not len(first):
             raise SessionError(_empty(loader, group))
         self.samples = len(first)
         self.digest = _digest(first)
+
+    def follow(self, begun: Callable[[int], GeneratorStates]) -> None:
+        """Evaluate every epoch from the states of the global generators with which it was begun.
+
+        Only what an epoch draws itself may decide its order: a worker that comes later knows nothing of those before.
+        A sampler that keeps what it drew, such as one that shuffles its own list, stays in the universe of its own.
+
+        Args:
+            begun: epoch -> those states; asked when the epoch's order is needed.
+        """
+        if self._second_after(1) == self._second_after(2):
+            self._begun = begun
+            self._start_over()
 
     def of(self, epoch: int) -> Order:
         """The samples of one epoch in their order: int64, shape (samples,), where they are ints; else a list.
@@ -69,7 +87,10 @@ class Orders:
         if epoch not in self._known and epoch < self._next:
             self._start_over()
         while self._next <= epoch:
-            self._known[self._next] = self._evaluate(self._next)
+            begun = self._begun if self._next == epoch else None  # one on the way: for generators of the sampler's own
+            order = self._evaluate(self._next, None if begun is None else begun(epoch))
+            if self._begun is None or begun is not None:
+                self._known[self._next] = order
             self._next += 1
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
@@ -81,17 +102,26 @@ class Orders:
         self._known: OrderedDict[int, Order] = OrderedDict()
         self._next = 0
 
-    def _evaluate(self, epoch: int) -> Order:
+    def _evaluate(self, epoch: int, begun: GeneratorStates | None) -> Order:
+        drawn_before = begun is not None and self._generator is None  # the base seed of the DataLoader's processes
         with generators_kept():
-            self._universe.put_back()
-            if epoch == 0 or self._draws_every_time:  # the base seed of the DataLoader's processes: it comes first
+            (begun or self._universe).put_back()
+            if not drawn_before and (epoch == 0 or self._draws_every_time):
                 torch.empty((), dtype=torch.int64).random_(generator=self._generator)
-            if callable(set_epoch := getattr(self._sampler, "set_epoch", None)):
-                set_epoch(epoch)
-            samples = list(islice(iter(self._sampler), len(self._sampler) + 1))
-            self._universe = GeneratorStates.now()
+            samples = _walked(self._sampler, epoch)
+            if begun is None:
+                self._universe = GeneratorStates.now()
         self._require_length(epoch, samples)
         return _as_order(samples[: len(samples) // self._multiple * self._multiple])
+
+    def _second_after(self, seed: int) -> str:
+        """The digest of an epoch's order, always drawn alike, after an epoch that drew from this seed."""
+        sampler, _ = _copied(self._begin[1], self._memo_of)
+        with generators_kept():
+            seed_cpu_generators(seed)
+            _walked(sampler, 0)
+            seed_cpu_generators(0)
+            return _digest(_as_order(_walked(sampler, 1)))
 
     def _require_length(self, epoch: int, samples: list[Any]) -> None:
         name = type(self._sampler).__name__
@@ -159,6 +189,13 @@ def _empty(loader: DataLoader[Any], group: int) -> str:
             "Write a smaller batch_size."
         )
     return "the DataLoader's sampler yields no samples: there is nothing to train on."
+
+
+def _walked(sampler: Any, epoch: int) -> list[Any]:
+    """What a sampler yields in an epoch; one sample too many shows that its length is wrong."""
+    if callable(set_epoch := getattr(sampler, "set_epoch", None)):
+        set_epoch(epoch)
+    return list(islice(iter(sampler), len(sampler) + 1))
 
 
 def _copied(things: Any, dataset: Any) -> Any:

@@ -22,6 +22,7 @@ from tardigrad.engines.local.casting import Cast
 from tardigrad.engines.local.membership import ScriptLives, require_alike
 from tardigrad.engines.local.mischief import bring_about
 from tardigrad.engines.local.seat import Seat
+from tardigrad.errors import ProtocolError
 from tardigrad.ledger import Ledger
 from tardigrad.records import Bundle, Commit, Lease, Push, PushResult, Rejected, Snapshot
 from tardigrad.session.encoding import prepared_of, released_content, tree_bytes
@@ -159,7 +160,9 @@ class ScriptHost(ProcessEngine[Seat]):
     def _taken_in(self, seat: Seat, content: Mapping[str, Any]) -> tuple[Push, PushResult, list[Lease]]:
         """Apply a gradient from where it lies; of one that is refused the leases come back, those given up told."""
         assert seat.up is not None
-        leases = tuple(Lease(*plain) for plain in content["leases"])
+        leases, absent = tuple(Lease(*plain) for plain in content["leases"]), tuple(content["absent"])
+        if any(not 0 <= number < len(self._prepared.layout.shapes) for number in absent):
+            raise ProtocolError(f"worker {seat.worker} names tensors that there are not: {absent}.")
         bundle = None if self._ledger is None else self._ledger.pushed(seat.worker, leases)
         push = Push(
             worker=seat.worker,
@@ -170,7 +173,7 @@ class ScriptHost(ProcessEngine[Seat]):
             norm=content["norm"],
             loss=content["loss"],
             buffers=seat.up.buffers,
-            absent=tuple(content["absent"]),
+            absent=absent,
         )
         seat.pushed(content["seconds"], self.now)
         result, lost = self.job.server.receive(push, lasting=True), []

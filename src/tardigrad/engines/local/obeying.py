@@ -63,6 +63,7 @@ class ObeyingEngine(ScriptHost):
         self._obey: dict[str, tuple[int, Callable[..., None]]] = {
             "pull": (5, self._pull),
             "take": (4, self._take),
+            "begin": (4, self._begin_epoch),
             "rest": (3, self._rest),
             "commit": (6, self._commit),
             "held": (8, self._hold),
@@ -116,6 +117,15 @@ class ObeyingEngine(ScriptHost):
             self._go_on(seat, "ok", {})
         else:
             self._asks[seat.worker] = word, content
+            self._tell_orders()
+
+    def _tell_orders(self) -> None:
+        """Answer whoever asks for the order of an epoch that was begun; the others wait until it is."""
+        for worker, (word, content) in list(self._asks.items()):
+            states = None if word != "order" or self._ledger is None else self._ledger.begun(content["epoch"])
+            if states is not None:
+                del self._asks[worker]
+                self._go_on(self._seat(worker), "order", {"states": states})
 
     def _start_ready(self) -> None:
         """Whoever may read does when the log says so."""
@@ -194,6 +204,15 @@ class ObeyingEngine(ScriptHost):
             self._read_already.add(worker)
             released = released_content(self._released(seat, None, ""))
         self._go_on(seat, "lease", {"lease": plain_lease(mine), "released": released})
+
+    def _begin_epoch(self, time: float, worker: int, incarnation: int, epoch: int) -> None:
+        seat, content = self._awaited(worker, "order")
+        assert self._ledger is not None
+        if content["epoch"] != epoch:
+            raise self._contradiction(f"worker {worker} begins epoch {content['epoch']} where it began {epoch}")
+        self._ledger.begin(epoch, content["states"])
+        self._go_on(seat, "order", {"states": content["states"]})
+        self._tell_orders()
 
     def _cannot_read(self, worker: int) -> bool:
         try:

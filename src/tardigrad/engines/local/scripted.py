@@ -47,6 +47,7 @@ class ScriptEngine(ScriptHost):
             "prepare": self._prepare,
             "epochs": self._epochs,
             "take": self._take,
+            "order": self._order,
             "back": self._back,
             "push": self._push,
             "refresh": self._refresh,
@@ -87,6 +88,15 @@ class ScriptEngine(ScriptHost):
             self._let_wait(seat)
         else:
             self._give(seat, lease, None)
+
+    def _order(self, seat: Seat, content: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+        assert self._ledger is not None
+        epoch = content["epoch"]
+        if self._ledger.begun(epoch) is None:
+            self._ledger.begin(epoch, content["states"])
+            for observer in self.job.observers:
+                observer.begun(self.now, seat.worker, seat.incarnation, epoch)
+        self._go_on(seat, "order", {"states": self._ledger.begun(epoch)})
 
     def _let_wait(self, seat: Seat) -> None:
         """Nothing is left now, but some may come back: until then nobody waits for this worker."""
