@@ -1,16 +1,19 @@
 """LeasedLoader: leased batches under a DataLoader, in plain PyTorch's order, each sample once whatever happens."""
 
 import itertools
+import random
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from leasing_desk import Desk, Squares, Worker
-from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.nn.functional import dropout
+from torch.utils.data import DataLoader, RandomSampler, Sampler, SubsetRandomSampler, WeightedRandomSampler
 
 from tardigrad.errors import SessionError
 from tardigrad.records import Lease
+from tardigrad.session.generators import seed_cpu_generators
 
 PROCESSES = [0, 2]
 
@@ -92,17 +95,94 @@ def test_an_implicit_shuffle_is_plain_pytorchs_where_the_script_draws_nothing(ma
     assert torch.rand(()) == after
 
 
-def test_what_a_script_draws_does_not_change_the_order():
+def test_what_one_of_several_workers_draws_does_not_change_the_order():
     torch.manual_seed(3)
     plain = DataLoader(Squares(10), batch_size=4, shuffle=True)
     expected = [[indices.tolist() for indices, _ in plain] for _ in range(2)]
     torch.manual_seed(3)
-    worker, seen = Worker(Desk(10, 4), DataLoader(Squares(10), batch_size=4, shuffle=True)), [[], []]
+    worker, seen = Worker(Desk(10, 4, workers=2), DataLoader(Squares(10), batch_size=4, shuffle=True)), [[], []]
     torch.manual_seed(99)
     for epoch in worker.clock.epochs(2):
         worker.train(seen[epoch])
         torch.rand(5)
     assert seen == expected
+
+
+def judged():
+    """An evaluation in the usual style: its DataLoader draws from the global generator."""
+    for _ in DataLoader(Squares(3), batch_size=2):
+        pass
+
+
+@pytest.mark.parametrize("shared", [None, own_generator], ids=["implicit", "own generator"])
+@pytest.mark.parametrize("processes", PROCESSES)
+def test_the_order_of_the_only_worker_is_plain_pytorchs_whatever_the_script_draws(processes, shared):
+    def loader():
+        generator = None if shared is None else shared()
+        return DataLoader(Squares(10), 4, shuffle=True, num_workers=processes, generator=generator)
+
+    def trained(batches, step, epochs):
+        judged()
+        seen = []
+        for _ in epochs:
+            for indices, squares in batches:
+                seen.append((indices.tolist(), dropout(squares).tolist()))
+                step()
+            judged()
+        return seen, drawn(batches)
+
+    torch.manual_seed(3)
+    expected = trained(loader(), lambda: None, range(3))
+    torch.manual_seed(3)
+    worker = Worker(Desk(10, 4), loader())
+    assert trained(worker.loader, worker.step, worker.clock.epochs(3)) == expected
+
+
+class Reshuffling(Sampler):
+    """Shuffles its own list: an order depends on the ones before."""
+
+    def __init__(self):
+        self.order = list(range(20))
+
+    def __len__(self):
+        return 20
+
+    def __iter__(self):
+        random.shuffle(self.order)
+        return iter(list(self.order))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DataLoader(Squares(20), 2, shuffle=True),
+        lambda: DataLoader(Squares(20), 2, shuffle=True, num_workers=1, prefetch_factor=2),
+        lambda: DataLoader(Squares(20), 2, shuffle=True, generator=own_generator()),
+        lambda: DataLoader(Squares(20), 2, sampler=Reshuffling()),
+    ],
+    ids=["implicit", "processes", "own generator", "keeps what it drew"],
+)
+def test_whoever_goes_on_for_the_only_worker_computes_the_rest_of_its_epochs(make):
+    desk, seen = Desk(20, 2), []
+    for life, left in enumerate((3, 9, 8, 30)):  # batches of a life; what it fetched beyond is another's to compute
+        desk.leases.join(0)
+        seed_cpu_generators(3)  # every life begins alike
+        worker = Worker(desk, make(), 0, desk.leases.reached)
+        seed_cpu_generators(life)  # and draws from a seed of its own then
+        for _ in worker.clock.epochs(3):
+            for indices, _ in worker.loader:
+                if left == 0:
+                    break
+                left -= 1
+                seen += indices.tolist()
+                worker.step()
+            judged()
+            if left == 0:
+                break
+        worker.loader.finish()
+        desk.die(0)
+    assert desk.leases.over
+    assert sorted(seen) == sorted([*range(20)] * 3)
 
 
 def test_two_workers_share_every_epoch():

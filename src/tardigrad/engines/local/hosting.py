@@ -246,7 +246,7 @@ class ScriptHost(ProcessEngine[Seat]):
 
     def _released(self, seat: Seat, snapshot: Snapshot | None, fault: str) -> Released:
         server = self.job.server
-        lowest = seat.worker == min(one.worker for one in self._stations.values() if not one.finished)
+        lowest = seat.worker == min(server.live)  # one that has come to its end stays first: what is done once is done
         first = lowest and not self._judged_beside
         wants_state = lowest and self.job.steering is not None and perf_counter() - self._state_at > _STATE_EVERY
         refused, seat.refused = seat.refused, ""
