@@ -219,6 +219,7 @@ def cast_of(script: Script, config: RunConfig, lives_of: Mapping[int, int], line
     return Cast(
         script,
         lives_of,
+        workers=config.workers,
         seed=config.seed,
         threads=config.threads,
         device=config.device,

@@ -156,6 +156,28 @@ def test_a_stream_belongs_to_its_worker_and_is_counted(tmp_path):
     assert tardigrad.replay(tmp_path / "run").equal
 
 
+def test_the_only_workers_next_life_knows_the_order_that_the_first_began(tmp_path):
+    place = tmp_path / "run"
+    run = a_run(scripts.usual, place, args=(3, 1), workers=1, rule="asgd", chaos="kill worker 0 at push 18")
+    assert run.summary["failures"] == {"died": 1}
+    assert [event[2:] for event in events(place, "begin")] == [[0, 0, 0], [0, 0, 1], [0, 1, 2]]
+    require_sound(place, epochs=3)
+
+
+def test_a_stopped_run_of_one_worker_goes_on_in_the_order_that_it_began(tmp_path):
+    place, told = tmp_path / "run", []
+
+    class Counting(Observer):
+        def committed(self, time, commit):
+            told.append(commit.version)
+
+    with pytest.raises(Stopped):
+        a_run(scripts.usual, place, workers=1, rule="asgd", observers=[Counting()], stop=lambda: len(told) > 15)
+    a_run(scripts.usual, place, workers=1, rule="asgd")
+    assert [event[2:] for event in events(place, "begin")] == [[0, 0, 0], [0, 0, 1]]
+    require_sound(place, epochs=2)
+
+
 def test_one_worker_is_plain_pytorch_bit_for_bit(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,5 +1,6 @@
 """Generator states: drawing without a trace."""
 
+import json
 import random
 from dataclasses import dataclass
 
@@ -36,6 +37,22 @@ def test_nothing_drawn_inside_is_seen_outside_even_after_an_error():
     assert (drawn(), torch.rand((), generator=own[0]).item(), [one.random() for one in own[1:3]], own[3].random()) == (
         expected
     )
+
+
+@pytest.mark.parametrize("kind", [np.random.MT19937, np.random.PCG64, np.random.Philox])
+def test_states_travel_as_plain_data(kind):
+    usual = np.random.get_bit_generator()
+    try:
+        np.random.set_bit_generator(kind(3))
+        _ = torch.randn(3), random.gauss(0, 1), np.random.randn()  # half of a pair is left
+        before = GeneratorStates.now()
+        plain = json.loads(json.dumps(before.as_plain()))
+        first = torch.randn(3).tolist(), random.gauss(0, 1), np.random.randn()
+        GeneratorStates.from_plain(plain).put_back()
+        assert GeneratorStates.now().as_plain() == before.as_plain() == plain
+        assert (torch.randn(3).tolist(), random.gauss(0, 1), np.random.randn()) == first
+    finally:
+        np.random.set_bit_generator(usual)
 
 
 def test_seeding_decides_every_draw():

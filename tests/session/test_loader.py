@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler, SubsetRandomSam
 
 from tardigrad.errors import SessionError
 from tardigrad.records import Lease
-from tardigrad.session.generators import seed_cpu_generators
+from tardigrad.session.generators import GeneratorStates, seed_cpu_generators
 
 PROCESSES = [0, 2]
 
@@ -183,6 +183,26 @@ def test_whoever_goes_on_for_the_only_worker_computes_the_rest_of_its_epochs(mak
         desk.die(0)
     assert desk.leases.over
     assert sorted(seen) == sorted([*range(20)] * 3)
+
+
+def test_a_worker_that_joins_the_only_one_knows_its_order():
+    desk, seen = Desk(20, 2), []
+    workers = []
+    for number in range(2):
+        seed_cpu_generators(3)
+        workers.append(Worker(desk, DataLoader(Squares(20), 2, shuffle=True), number))
+    desk.leases.join(1)
+    for epoch in range(2):
+        states = [torch.manual_seed(10 * epoch + number) and GeneratorStates.now() for number in range(2)]
+        loops = [iter(worker.loader) for worker in workers]
+        for turn in (0, 1, 1, 0, 1, 0, 0, 1, 1, 0):  # each draws from a generator of its own
+            states[turn].put_back()
+            seen += next(loops[turn])[0].tolist()
+            workers[turn].step()
+            states[turn] = GeneratorStates.now()
+        assert [next(loop, None) for loop in loops] == [None, None]
+    assert sorted(seen) == sorted([*range(20)] * 2)
+    assert seen[:20] != seen[20:]
 
 
 def test_two_workers_share_every_epoch():

@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 
 from tardigrad.errors import SessionError
+from tardigrad.session.generators import GeneratorStates, generators_kept
 from tardigrad.session.orders import Orders, batch_of
 
 
@@ -125,6 +126,56 @@ def test_what_the_script_draws_later_changes_nothing():
     orders = Orders(LOADERS["shuffle"]())
     torch.manual_seed(77)
     assert orders.of(2).tolist() == expected.tolist()
+
+
+def epochs_begun(loader, epochs):
+    """Plain PyTorch's batches of each epoch, something being drawn in between; and its states as the order is drawn."""
+    states, found = [], []
+    for _ in range(epochs):
+        if loader.generator is None:
+            with generators_kept():
+                torch.empty((), dtype=torch.int64).random_()  # the DataLoader's base seed
+                states.append(GeneratorStates.now())
+        else:
+            states.append(GeneratorStates.now())
+        found.append([sample for batch in batches_of(loader) for sample in batch])
+        _ = torch.rand(3), random.random(), np.random.rand()
+    return states, found
+
+
+@pytest.mark.parametrize("kind", ["in order", "shuffle", "generator", "weighted", "replacement", "drop last"])
+def test_an_epoch_can_be_evaluated_from_the_states_it_was_begun_with(kind):
+    seed()
+    loader = LOADERS[kind]()
+    orders = Orders(loader)
+    states, expected = epochs_begun(loader, 6)
+    asked = []
+    orders.follow(lambda epoch: asked.append(epoch) or GeneratorStates.from_plain(states[epoch].as_plain()))
+    before = GeneratorStates.now().as_plain()
+    for epoch in (0, 1, 1, 4, 5, 2, 0):  # the first ones in turn; then as one who came late, or was given back some
+        assert batch_of(orders.of(epoch), 0, orders.samples) == expected[epoch]
+    assert asked == [0, 1, 4, 5, 2, 0]
+    assert GeneratorStates.now().as_plain() == before
+
+
+def test_a_sampler_that_keeps_what_it_drew_is_not_evaluated_from_anywhere_else():
+    class Reshuffling(Sampler):
+        def __init__(self):
+            self.order = list(range(10))
+
+        def __len__(self):
+            return 10
+
+        def __iter__(self):
+            random.shuffle(self.order)
+            return iter(list(self.order))
+
+    seed()
+    expected = Orders(DataLoader(Numbers(), 3, sampler=Reshuffling())).of(2).tolist()
+    seed()
+    orders = Orders(DataLoader(Numbers(), 3, sampler=Reshuffling()))
+    orders.follow(lambda epoch: pytest.fail("nobody is to be asked"))
+    assert orders.of(2).tolist() == expected
 
 
 def test_set_epoch_is_called_with_the_epoch():

@@ -103,11 +103,6 @@ class LeaderLink(GroupedLink):
         """See `GroupedLink`."""
         return self._members
 
-    def give_back(self, leases: Sequence[Lease], *, skipped: bool = False) -> None:
-        """See `Link`; of a group that has lost a process the server takes back everything itself."""
-        if not _ended(self._members, 0.0):
-            super().give_back(leases, skipped=skipped)
-
     def _asked(
         self, word: str, content: Mapping[str, Any], descriptors: Sequence[int] = ()
     ) -> tuple[dict[str, Any], list[int]]:

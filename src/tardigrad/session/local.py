@@ -41,7 +41,6 @@ class LocalLink(Link):
         self._wire = wire
         self._up: Tensor | None = None
         self._fault = ""
-        self._asking = False
         self._later: list[Mapping[str, Any]] = []
         self._since = perf_counter()
         self._owner = os.getpid()
@@ -83,14 +82,12 @@ class LocalLink(Link):
         return GeneratorStates.from_plain(content["states"])
 
     def give_back(self, leases: Sequence[Lease], *, skipped: bool = False) -> None:
-        """See `Link`."""
-        if not leases:
-            return
-        content = {"leases": _plain(leases), "skipped": skipped}
-        if self._asking:  # a loader that is freed in the middle of another question
-            self._later.append(content)
-        else:
-            self._asked("back", content)
+        """See `Link`. They go with the next question: a loader may be freed anywhere, in the middle of another one too.
+
+        A script that raises asks nothing any more; what it held comes back when the server hears of its end.
+        """
+        if leases:
+            self._later.append({"leases": _plain(leases), "skipped": skipped})
 
     def push(
         self,
@@ -152,22 +149,25 @@ class LocalLink(Link):
     def _asked(
         self, word: str, content: Mapping[str, Any], descriptors: Sequence[int] = ()
     ) -> tuple[dict[str, Any], list[int]]:
-        """Ask, and wait for the answer."""
+        """Ask, and wait for the answer; what is to go back goes before."""
         if os.getpid() != self._owner:
             raise SessionError(
                 f"a process that was forked from worker {self.worker} uses its session. Only the worker's own process "
                 "may: keep the session out of data sets and of what runs in a DataLoader's workers."
             )
-        self._asking = True
+        while self._later:
+            self._exchanged("back", self._later.pop(0), ())
+        return self._exchanged(word, content, descriptors)
+
+    def _exchanged(
+        self, word: str, content: Mapping[str, Any], descriptors: Sequence[int]
+    ) -> tuple[dict[str, Any], list[int]]:
+        """One question and its answer."""
         try:
             self._wire.send(word, content, descriptors)
             answer, found, returned = self._wire.receive()
         except (EOFError, OSError):
             raise SystemExit(0) from None  # the server wants no more, or is there no more
-        finally:
-            self._asking = False
-        while self._later:
-            self._asked("back", self._later.pop(0))
         if answer == "refused":
             raise SessionError(found["message"])
         return found, returned

@@ -28,6 +28,7 @@ class Cast:
     Args:
         role: leads to the script's function.
         lives: worker -> which life of it begins.
+        workers: how many there are at the run's beginning.
         seed, threads: of the run.
         device: ``cpu``, ``cuda:N``, or ``cuda``: the GPUs in turn.
         limits: when a worker counts as failed.
@@ -37,7 +38,7 @@ class Cast:
     Attributes:
         judge: that process's seat; None without.
         seats: by worker.
-        workers: how many there are at first.
+        workers: how many there were at the run's beginning.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Cast:
         role: Role,
         lives: Mapping[int, int],
         *,
+        workers: int,
         seed: int,
         threads: int,
         device: str,
@@ -54,7 +56,7 @@ class Cast:
     ) -> None:
         self._group, self.judged_beside = group, judged_beside
         self.judge: Seat | None = None
-        self.workers = len(lives)
+        self.workers = workers
         self.seats: dict[int, Seat] = {}
         self._role, self._seed, self._threads, self._device, self._limits = role, seed, threads, device, limits
         self._since = perf_counter()
