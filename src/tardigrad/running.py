@@ -21,7 +21,7 @@ from tardigrad.directories import lives, may_go_on
 from tardigrad.durable import write_json
 from tardigrad.engines.base import Evaluation, Limits, Observer, Stage
 from tardigrad.engines.local.casting import Cast
-from tardigrad.engines.local.nursery import prepare
+from tardigrad.engines.local.nursery import prepare_for_scripts
 from tardigrad.engines.local.scripted import ScriptEngine
 from tardigrad.errors import InvalidArgument, SessionError
 from tardigrad.leases import Leases
@@ -186,7 +186,7 @@ def _host(
 ) -> ScriptRun:
     """Start the workers, build the server from what the first of them prepares, and train."""
     require_nobody(place)
-    prepare()
+    prepare_for_scripts()
     cast = cast_of(script, config, _next_lives(place, config, lineup), lineup)
     try:
         prepared, first = cast.first()

@@ -42,6 +42,12 @@ def test_a_killed_worker_with_a_prefetching_loader_loses_nothing_and_the_run_rep
     require_sound(tmp_path / "run", epochs=2)
 
 
+def test_a_worker_that_raises_with_leases_fetched_ahead_replays(tmp_path):
+    run = a_run(scripts.usual, tmp_path / "run", args=(2, 1), chaos="raise in worker 0 at push 4")
+    assert run.summary["failures"] == {"raised": 1}
+    require_sound(tmp_path / "run", epochs=2)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -12,7 +12,7 @@ import safetensors.torch
 
 from tardigrad.arithmetic import threads
 from tardigrad.engines.base import Observer
-from tardigrad.engines.local.nursery import prepare
+from tardigrad.engines.local.nursery import prepare_for_scripts
 from tardigrad.engines.local.obeying import ObeyingEngine
 from tardigrad.errors import Diverged, ReplayError, SessionError
 from tardigrad.lineup import Lineup
@@ -62,7 +62,7 @@ def _replayed(
     config = recorded.config.replace(
         chaos="", commit_path=header["commit_path"], commit_threads=header.get("commit_threads", 1)
     )
-    prepare()
+    prepare_for_scripts()
     lineup = Lineup.from_json(recorded.environment)
     cast = cast_of(script, config, dict.fromkeys(range(config.workers), 0), lineup)
     try:

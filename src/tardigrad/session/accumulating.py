@@ -74,11 +74,15 @@ class AccumulatingOptimizer(MirroredOptimizer):
 
     @torch.no_grad()
     def _step_original(self) -> None:
-        for parameter in self._parameters():
+        """Step with the mean; the gradients are then as the script left them, as in a served session."""
+        left = [(parameter, parameter.grad) for parameter in self._parameters()]
+        for parameter, _ in left:
             total = self._sums.get(parameter)
             parameter.grad = None if total is None else total.div_(self._begun)
         self._sums, self._begun = {}, 0
         self.original.step()
+        for parameter, gradient in left:
+            parameter.grad = gradient
 
     def _parameters(self) -> Iterator[Tensor]:
         return (parameter for group in self.param_groups for parameter in group["params"])

@@ -20,6 +20,7 @@ from types import ModuleType
 
 from tardigrad.errors import InvalidArgument
 
+_WORKERS = "tardigrad.engines.local.preload"
 PRELOAD = "TARDIGRAD_PRELOAD"
 """Environment variable that tells the forkserver, while it starts, which task to build."""
 
@@ -29,23 +30,34 @@ def context() -> ForkServerContext:
     return multiprocessing.get_context("forkserver")
 
 
-def prepare(task: str = "", *, imports: Sequence[str] = (), data_dir: str = "") -> None:
+def prepare(task: str, *, imports: Sequence[str] = (), data_dir: str = "") -> None:
     """Start the forkserver if there is none yet; it goes on with its imports while this process does.
 
     Args:
         task, imports, data_dir: as of `tardigrad.config.RunConfig`; a task that cannot be built is built again, and
-            its error seen, where it is needed. Empty: there is none to build.
+            its error seen, where it is needed.
 
     Raises:
         InvalidArgument: it cannot be started.
     """
-    wanted = {"task": task, "imports": list(imports), "data_dir": data_dir}
+    os.environ[PRELOAD] = json.dumps({"task": task, "imports": list(imports), "data_dir": data_dir})
+    _start([_WORKERS])
+
+
+def prepare_for_scripts() -> None:
+    """The same for workers that run a script: what every script imports at its first optimizer is there.
+
+    Raises:
+        InvalidArgument: it cannot be started.
+    """
+    _start([_WORKERS, "tardigrad.engines.local.acting", "torch._dynamo"])
+
+
+def _start(modules: list[str]) -> None:
     before = os.environ.get("OMP_NUM_THREADS")
-    if task:
-        os.environ[PRELOAD] = json.dumps(wanted)
     os.environ["OMP_NUM_THREADS"] = "1"  # no library may start threads that a fork would lose
     try:
-        context().set_forkserver_preload(["tardigrad.engines.local.preload"])
+        context().set_forkserver_preload(modules)
         forkserver.ensure_running()
     except OSError as error:
         raise InvalidArgument(
