@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tardigrad.engines.local.nursery import prepare_for_scripts
 from tardigrad.listing import KINDS
 
 settings.register_profile("laws", deadline=None, derandomize=True, max_examples=60)
@@ -19,6 +20,12 @@ logging.getLogger("torch.__trace").propagate = False
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nursery():
+    """One forkserver for all tests of real workers: it has what scripts import, so their processes start in no time."""
+    prepare_for_scripts()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import tardigrad
 from tardigrad.audit import audit
-from tardigrad.engines.local.nursery import context, prepare
+from tardigrad.engines.local.nursery import context, prepare_for_scripts
 from tardigrad.errors import InvalidArgument, WorkerFailed
 from tardigrad.logs import read_events
 
@@ -45,7 +45,7 @@ def test_a_group_computes_what_one_process_computes_on_the_whole_batch(samples, 
 
 def test_a_group_is_bitwise_distributed_data_parallel(tmp_path):
     """With BatchNorm: its statistics are of each process's own batch, and the leader's are kept."""
-    prepare()
+    prepare_for_scripts()
     meeting, found = str(tmp_path / "store"), str(tmp_path / "weights")
     processes = [
         context().Process(target=plain_parallel.normalized, args=(rank, 2, 64, meeting, found)) for rank in range(2)

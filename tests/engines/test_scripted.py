@@ -13,8 +13,11 @@ from tardigrad.errors import AllWorkersLost, InvalidArgument, ReplayError, Sessi
 from tardigrad.logs import read_events
 
 
+BOTH = {"workers": 2, "threads": 1, "consistency": "ssp(2)"}  # so that neither is done before the other begins
+
+
 def a_run(script, place, **settings):
-    return tardigrad.run(script, directory=place, **({"workers": 2, "threads": 1} | settings))
+    return tardigrad.run(script, directory=place, **(BOTH | settings))
 
 
 def events(place, kind):
@@ -33,9 +36,7 @@ def require_sound(place, epochs, samples=scripts.SAMPLES, lost=0):
 
 
 def test_a_killed_worker_with_a_prefetching_loader_loses_nothing_and_the_run_replays(tmp_path):
-    run = tardigrad.run(
-        scripts.usual, args=(2, 2), workers=2, threads=1, directory=tmp_path / "run", chaos="kill worker 1 at push 3"
-    )
+    run = a_run(scripts.usual, tmp_path / "run", args=(2, 2), chaos="kill worker 1 at push 3")
     assert run.summary["status"] == "finished"
     assert run.summary["failures"] == {"died": 1}
     assert {"test"} == {split for evaluation in run.evaluations for split in evaluation.scores}
