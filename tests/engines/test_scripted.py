@@ -12,7 +12,6 @@ from tardigrad.engines.base import Observer
 from tardigrad.errors import AllWorkersLost, InvalidArgument, ReplayError, SessionError, Stopped, WorkerFailed
 from tardigrad.logs import read_events
 
-
 BOTH = {"workers": 2, "threads": 1, "consistency": "ssp(2)"}  # so that neither is done before the other begins
 
 
