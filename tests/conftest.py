@@ -1,6 +1,7 @@
 """For all tests: one thread (the number of threads changes last bits), and Hypothesis without clocks."""
 
 import logging
+import os
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from tardigrad.listing import KINDS
 settings.register_profile("laws", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("laws")
 
+
+# Nobody looks at the curves of thousands of tiny runs, and every process would import TensorBoard for them.
+os.environ["TARDIGRAD_TENSORBOARD"] = "off"
 
 # torch writes a trace of every compilation where anybody listens, and pytest listens to everything.
 logging.getLogger("torch.__trace").propagate = False

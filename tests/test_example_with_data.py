@@ -11,7 +11,7 @@ from tardigrad.audit import audit
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "examples" / "with_data" / "cifar10.py"
-SMALL = ["--images", "640", "--epochs", "1", "--depth", "8"]
+SMALL = ["--images", "320", "--epochs", "1", "--depth", "8"]
 
 pytestmark = [
     pytest.mark.timeout(240),
@@ -33,4 +33,4 @@ def test_it_runs_alone_and_on_two_workers(tmp_path):
     assert said(*run, cwd=tmp_path).startswith("epoch 1: ")
     found = audit(tmp_path / "run")
     assert found.ok, found.verdict
-    assert (found.epochs, found.applied) == (1, 640)
+    assert (found.epochs, found.applied) == (1, 320)

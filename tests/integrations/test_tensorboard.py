@@ -10,6 +10,11 @@ from tardigrad.integrations.tensorboard import PREFIX, EventFiles, event_files
 from tardigrad.records import Commit, Contribution, Lease, Push, Rejected
 
 
+@pytest.fixture(autouse=True)
+def _switched_on(monkeypatch):
+    monkeypatch.delenv("TARDIGRAD_TENSORBOARD")
+
+
 def commit(version, *, loss=0.5, samples=4, staleness=2, lr=0.1, ratio=None):
     part = Contribution(0, 0, version - 1 - staleness, Lease(0, 0, samples), samples, loss, 1.0)
     return Commit(version, 0, staleness, (part,), lr, 1, ratio)
@@ -107,6 +112,11 @@ def test_a_full_disk_ends_the_curves_and_not_the_run(tmp_path, monkeypatch):
     events.close()
     events.close()
     assert read(tmp_path)[0]["test/loss"] == [(4, 1.0)]
+
+
+def test_it_can_be_switched_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("TARDIGRAD_TENSORBOARD", "off")
+    assert event_files(tmp_path) is None
 
 
 def test_without_a_place_or_without_tensorboard_there_are_no_curves(tmp_path, monkeypatch):

@@ -29,8 +29,8 @@ _EVERY = 25  # commits whose mean makes one point of a curve
 
 
 def installed() -> bool:
-    """Whether TensorBoard is there; nothing of it is imported."""
-    return importlib.util.find_spec("tensorboard") is not None
+    """Whether TensorBoard is there, and not switched off by TARDIGRAD_TENSORBOARD=off; nothing of it is imported."""
+    return os.environ.get("TARDIGRAD_TENSORBOARD") != "off" and importlib.util.find_spec("tensorboard") is not None
 
 
 def event_files(directory: Path, *, samples: int = 0) -> EventFiles | None:
