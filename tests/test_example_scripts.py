@@ -11,7 +11,7 @@ import pytest
 from tardigrad.audit import audit
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("own_loop", "stream", "transformers")  # accumulation and frozen layers are held against plain PyTorch elsewhere
+NAMES = ("own_loop", "stream", "transformers")  # the others are held against plain PyTorch elsewhere
 SCRIPTS = [ROOT / "examples" / f"script_{name}.py" for name in NAMES]
 
 pytestmark = pytest.mark.timeout(240)
