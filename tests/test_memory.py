@@ -180,22 +180,24 @@ class Made(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.now = self.most = 0
-        self.known = set()
+        self.made = set()
+        self.given = {}  # kept, so that what is made later does not get the place of one that is gone
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         for storage in storages((args, kwargs)):
-            self.known.add(storage._cdata)
+            if storage._cdata not in self.made:
+                self.given[storage._cdata] = storage
         found = func(*args, **(kwargs or {}))
         for storage in storages(found):
-            if storage._cdata not in self.known:
-                self.known.add(storage._cdata)
+            if storage._cdata not in self.made and storage._cdata not in self.given:
+                self.made.add(storage._cdata)
                 self.now += storage.nbytes()
                 self.most = max(self.most, self.now)
                 weakref.finalize(storage, self.freed, storage._cdata, storage.nbytes()).atexit = False
         return found
 
     def freed(self, key, size):
-        self.known.discard(key)
+        self.made.discard(key)
         self.now -= size
 
 
