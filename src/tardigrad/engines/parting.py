@@ -8,9 +8,12 @@ and the run part.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from tardigrad.records import Commit, Contribution
 
 _REMEMBERED = 4096  # versions that were found equal; what is compared next is at most as old as a push is stale
 
@@ -97,6 +100,26 @@ class Parting:
             self.differences[kind] = Difference(kind, self.line, version, logged, computed, worker)
         return False
 
+    def committed(self, mine: Commit, *, lr: float, live: int, parts: Sequence[Contribution]) -> None:
+        """Compare a commit with what the log says of it."""
+        self.commits += 1
+        self.check("lr", lr, mine.lr, version=mine.version)
+        self.check("live", live, mine.live, version=mine.version)
+        theirs, ours = [part.worker for part in parts], [part.worker for part in mine.contributions]
+        if self.check("contributions", theirs, ours, version=mine.version):
+            for logged, computed in zip(parts, mine.contributions, strict=True):
+                self.pushes += 1
+                self.contributed(logged, computed, version=mine.version)
+
+    def contributed(self, logged: Contribution, mine: Contribution, *, version: int) -> None:
+        """Compare one worker's part of a commit; ``version``: of the server."""
+        for kind, name in (("incarnation",) * 2, ("staleness", "read_version"), ("lease",) * 2, ("samples",) * 2):
+            self.check(kind, getattr(logged, name), getattr(mine, name), version=version, worker=mine.worker)
+        read, equal = mine.read_version, True
+        for kind, computed in (("loss", _finite(mine.loss)), ("norm", _finite(mine.norm))):
+            equal &= self.check(kind, getattr(logged, kind), computed, version=read, worker=mine.worker)
+        self.pushed(read, equal=equal)
+
     def pushed(self, read: int, *, equal: bool) -> None:
         """A push that read this version was compared by loss and norm."""
         if equal:
@@ -130,3 +153,8 @@ class Parting:
             self.found_different(version)
             self.tensors = self.tensors or other
             self.check("digest", logged.get(other[0]), computed.get(other[0]), version=version)
+
+
+def _finite(value: float | None) -> float | None:
+    """As the log has it: JSON has no word for what is not finite."""
+    return value if value is not None and math.isfinite(value) else None

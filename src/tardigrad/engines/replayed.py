@@ -193,7 +193,7 @@ class ReplayedEngine(Engine):
             result = server.settle()  # the round had been waiting for a worker that takes part no longer
         if not isinstance(result, Commit):
             raise self._contradiction("a commit is due only later")
-        self._compare_commit(result, lr, live, [_contribution(part) for part in parts])
+        self.parting.committed(result, lr=lr, live=live, parts=[_contribution(part) for part in parts])
         self._held.difference_update(part.worker for part in result.contributions)
         self._last = result
         for observer in self.job.observers:
@@ -221,7 +221,8 @@ class ReplayedEngine(Engine):
         result = self._receive(push)
         if not isinstance(result, Held):
             raise self._contradiction(f"worker {worker}'s push waits, but it completes a commit")
-        self._compare_part(_contribution((worker, incarnation, read, lease, samples, loss, norm)), mine)
+        logged = _contribution((worker, incarnation, read, lease, samples, loss, norm))
+        self.parting.contributed(logged, mine, version=self.job.server.version)
         self._held.add(worker)
         for observer in self.job.observers:
             observer.held(time, push, result)
@@ -318,26 +319,6 @@ class ReplayedEngine(Engine):
 
     # -- comparing -------------------------------------------------------------------------------------------
 
-    def _compare_commit(self, mine: Commit, lr: float, live: int, parts: Sequence[Contribution]) -> None:
-        parting = self.parting
-        parting.commits += 1
-        parting.check("lr", lr, mine.lr, version=mine.version)
-        parting.check("live", live, mine.live, version=mine.version)
-        theirs, ours = [part.worker for part in parts], [part.worker for part in mine.contributions]
-        if parting.check("contributions", theirs, ours, version=mine.version):
-            for logged, computed in zip(parts, mine.contributions, strict=True):
-                parting.pushes += 1
-                self._compare_part(logged, computed)
-
-    def _compare_part(self, logged: Contribution, mine: Contribution) -> None:
-        for kind, name in (("incarnation",) * 2, ("staleness", "read_version"), ("lease",) * 2, ("samples",) * 2):
-            self._same(kind, getattr(logged, name), getattr(mine, name), mine.worker)
-        read, equal = mine.read_version, True
-        for kind, computed in (("loss", _finite(mine.loss)), ("norm", _finite(mine.norm))):
-            theirs = getattr(logged, kind)
-            equal &= self.parting.check(kind, theirs, computed, version=read, worker=mine.worker)
-        self.parting.pushed(read, equal=equal)
-
     def _same(self, kind: str, logged: object, computed: object, worker: int) -> None:
         self.parting.check(kind, logged, computed, version=self.job.server.version, worker=worker)
 
@@ -352,11 +333,6 @@ def _lease(plain: Sequence[int] | None) -> Lease | None:
 def _contribution(plain: Sequence[Any]) -> Contribution:
     worker, incarnation, read, lease, *rest = plain
     return Contribution(worker, incarnation, read, _lease(lease), *rest)
-
-
-def _finite(value: float | None) -> float | None:
-    """As the log has it: JSON has no word for what is not finite."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _before(first: Sequence[Any], rest: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:

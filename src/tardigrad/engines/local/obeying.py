@@ -246,7 +246,8 @@ class ObeyingEngine(ScriptHost):
         if mine is None:
             raise self._contradiction("a commit is due only later")
         self._held.difference_update(part.worker for part in mine.contributions)
-        self._compare(mine, version, lr, live, [_contribution(part) for part in parts])
+        self.parting.check("version", version, mine.version, version=mine.version)
+        self.parting.committed(mine, lr=lr, live=live, parts=[_contribution(part) for part in parts])
 
     def _hold(self, time: float, worker: int, incarnation: int, read: int, *rest: Any) -> None:
         seat, content = self._awaited(worker, "push")
@@ -255,7 +256,8 @@ class ObeyingEngine(ScriptHost):
             raise self._contradiction(f"worker {worker}'s push waits, but it completes a commit")
         version = self.job.server.read_version(worker)
         mine = Contribution(worker, push.incarnation, version, push.lease, push.samples, push.loss, push.norm)
-        self._compare_part(_contribution((worker, incarnation, read, *rest)), mine)
+        logged = _contribution((worker, incarnation, read, *rest))
+        self.parting.contributed(logged, mine, version=self.job.server.version)
         self._held.add(worker)
 
     def _reject(
@@ -320,26 +322,6 @@ class ObeyingEngine(ScriptHost):
         """Of no consequence for the weights."""
 
     # -- comparing -------------------------------------------------------------------------------------------
-
-    def _compare(self, mine: Commit, version: int, lr: float, live: int, parts: Sequence[Contribution]) -> None:
-        parting = self.parting
-        parting.commits += 1
-        parting.check("version", version, mine.version, version=mine.version)
-        parting.check("lr", lr, mine.lr, version=mine.version)
-        parting.check("live", live, mine.live, version=mine.version)
-        theirs, ours = [part.worker for part in parts], [part.worker for part in mine.contributions]
-        if parting.check("contributions", theirs, ours, version=mine.version):
-            for logged, computed in zip(parts, mine.contributions, strict=True):
-                parting.pushes += 1
-                self._compare_part(logged, computed)
-
-    def _compare_part(self, logged: Contribution, mine: Contribution) -> None:
-        for kind, name in (("incarnation",) * 2, ("staleness", "read_version"), ("lease",) * 2, ("samples",) * 2):
-            self._same(kind, getattr(logged, name), getattr(mine, name), mine.worker)
-        read, norm = mine.read_version, mine.norm
-        finite = norm if norm is not None and math.isfinite(norm) else None
-        equal = self.parting.check("norm", logged.norm, finite, version=read, worker=mine.worker)
-        self.parting.pushed(read, equal=equal)
 
     def _same(self, kind: str, logged: object, computed: object, worker: int) -> None:
         self.parting.check(kind, logged, computed, version=self.job.server.version, worker=worker)
