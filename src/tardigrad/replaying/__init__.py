@@ -33,7 +33,6 @@ from tardigrad.segments import CURRENT
 from tardigrad.tasks.base import Task
 from tardigrad.training import recorder_of
 
-_WEIGHTS = "weights.safetensors"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\.json")
 
 
@@ -106,7 +105,11 @@ def replay(
         safetensors.torch.save_file(named(job.server), Path(save))
     if diverged and not what_if:
         diverged = _own_divergence(engine, diverged)
-    tensors = None if what_if or diverged or until is not None else _compare_end(recorded, engine)
+    tensors = (
+        None
+        if what_if or diverged or until is not None
+        else compare_end(recorded.place, recorded.summary, job.server, engine.parting)
+    )
     return _found(recorded, engine, recorder, tensors, diverged, what_if=what_if, seconds=perf_counter() - since)
 
 
@@ -206,16 +209,6 @@ def _own_divergence(engine: ReplayedEngine, diverged: str) -> str:
         return ""
     engine.parting.check("end", "goes on", "diverged", version=engine.job.server.version)
     return diverged
-
-
-def _compare_end(recorded: RecordedRun, engine: ReplayedEngine) -> list[TensorDifference] | None:
-    """Compare with what the run left when it ended; None where it has not, or left no weights."""
-    server, summary = engine.job.server, recorded.summary
-    if summary is None:
-        return None
-    reached = engine.parting.check("end", summary["commits"], server.version, version=server.version)
-    file = recorded.place / _WEIGHTS
-    return compare_end(file, server, engine.parting) if reached and file.is_file() else None
 
 
 def _found(

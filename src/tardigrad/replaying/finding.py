@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -15,6 +16,7 @@ from tardigrad.engines.base import Evaluation
 from tardigrad.engines.parting import Difference, Parting
 from tardigrad.server import ParameterServer
 
+_WEIGHTS = "weights.safetensors"
 _SHOWN = 3
 
 
@@ -139,7 +141,18 @@ def named(server: ParameterServer) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in both.items()}
 
 
-def compare_end(file: Path, server: ParameterServer, parting: Parting) -> list[TensorDifference]:
+def compare_end(
+    place: Path, summary: Mapping[str, Any] | None, server: ParameterServer, parting: Parting
+) -> list[TensorDifference] | None:
+    """Compare with what a run left in its directory when it ended; None where it has not, or left no weights."""
+    if summary is None:
+        return None
+    reached = parting.check("end", summary["commits"], server.version, version=server.version)
+    file = place / _WEIGHTS
+    return compare_weights(file, server, parting) if reached and file.is_file() else None
+
+
+def compare_weights(file: Path, server: ParameterServer, parting: Parting) -> list[TensorDifference]:
     """Compare a run's final weights and buffers, bit for bit, and note it where they are others."""
     try:
         theirs = safetensors.torch.load_file(file)

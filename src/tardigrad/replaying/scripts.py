@@ -22,8 +22,6 @@ from tardigrad.replaying.reopening import RecordedRun
 from tardigrad.running import cast_of, stage_of
 from tardigrad.session.scripts import Script, guard, launch_variables_removed
 
-_WEIGHTS = "weights.safetensors"
-
 
 def replay_script(
     recorded: RecordedRun, *, until: int | None, save: str | Path | None, observers: Sequence[Observer]
@@ -50,7 +48,11 @@ def replay_script(
         raise ReplayError(f"the log of {recorded.place} ends at version {server.version}, before {until}.")
     if save is not None:
         safetensors.torch.save_file(named(server), Path(save))
-    tensors = None if diverged or until is not None else _compared_end(recorded, engine)
+    tensors = (
+        None
+        if diverged or until is not None
+        else compare_end(recorded.place, recorded.summary, engine.job.server, engine.parting)
+    )
     return _found(recorded, engine, tensors, cautions, diverged, seconds=perf_counter() - since)
 
 
@@ -94,16 +96,6 @@ def _own_cautions(recorded: RecordedRun) -> list[str]:
         "The run was taken up again from a checkpoint: what the script had kept there with session.save_with is not in "
         "the log, and its replay begins those lives without it."
     ]
-
-
-def _compared_end(recorded: RecordedRun, engine: ObeyingEngine) -> list[TensorDifference] | None:
-    """Compare with what the run left when it ended; None where it has not."""
-    server, summary = engine.job.server, recorded.summary
-    if summary is None:
-        return None
-    reached = engine.parting.check("end", summary["commits"], server.version, version=server.version)
-    file = recorded.place / _WEIGHTS
-    return compare_end(file, server, engine.parting) if reached and file.is_file() else None
 
 
 def _found(
