@@ -7,19 +7,22 @@ BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test test-hosts lint docs bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/demo.stamp ## the rules compared on handwritten digits, then two real processes, one of them killed (minutes)
-	$(BIN)/tardigrad compare digits --workers 16 --lrs 0.01 0.03 0.1 0.2 0.3 --seeds 0 1 2 --jobs auto --directory runs/demo
+	$(BIN)/tardigrad compare digits --algorithms sequential asgd dc-asgd dc-lowrank --workers 16 --lrs 0.03 0.1 --seeds 0 1 2 --jobs auto --directory runs/demo
 	rm -rf runs/demo-local
 	$(BIN)/tardigrad train digits --engine local --workers 2 --epochs 5 --chaos "kill worker 1 at push 100" --directory runs/demo-local
 	$(BIN)/tardigrad replay runs/demo-local
 
-test: .venv/dev.stamp ## every test; JOBS=n processes
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS)
+test: .venv/dev.stamp ## every test but the next ones; JOBS=n processes
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS) -m "not hosts"
+
+test-hosts: .venv/dev.stamp ## runs over three hosts (network namespaces: as root) and on a Ray cluster; minutes
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m hosts
 
 lint: .venv/dev.stamp ## style, types and import direction
 	$(BIN)/ruff check

@@ -165,13 +165,17 @@ def memcpy(parameters: int) -> Callable[[], float]:
     return copy
 
 
-def carrier_rows(name: str, parameters: int, *, carriers: Sequence[str], effort: Effort) -> list[dict[str, Any]]:
-    """All carriers of one size, in turn."""
+def carrier_rows(
+    name: str, parameters: int, *, carriers: Sequence[str], effort: Effort, path: str
+) -> list[dict[str, Any]]:
+    """All carriers of one size, in turn; ``path``: of Tardigrad's own commits."""
     copy, times = memcpy(parameters), effort.times(parameters)
     replies: dict[str, list[Reply]] = {carrier: [] for carrier in carriers}
     copies = []
     with ExitStack() as stack:
-        started = {carrier: stack.enter_context(Carrier(carrier, parameters=parameters)) for carrier in carriers}
+        started = {
+            carrier: stack.enter_context(Carrier(carrier, parameters=parameters, path=path)) for carrier in carriers
+        }
         for _ in range(effort.rounds):
             copies.append(copy())
             for carrier, process in started.items():
@@ -290,7 +294,7 @@ def main(words: Sequence[str] | None = None) -> None:
     found: dict[str, list[dict[str, Any]]] = {"carriers": [], "exchanges": []}
     for name, parameters in sizes.items() if "carriers" in options.parts else ():
         carriers = [carrier for carrier in options.carriers if not (quick and carrier == "ray")]
-        rows = carrier_rows(name, parameters, carriers=carriers, effort=effort)
+        rows = carrier_rows(name, parameters, carriers=carriers, effort=effort, path="exact" if quick else "auto")
         if quick and "ray" in options.carriers:
             rows.append({"parameters": name, "carrier": CARRIERS["ray"], "missing": "left out of --quick"})
         print("\n".join(line(row) for row in rows), flush=True)

@@ -1,5 +1,6 @@
 """For all tests: one thread (the number of threads changes last bits), and Hypothesis without clocks."""
 
+import json
 import logging
 import os
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tardigrad.engines.local.nursery import prepare_for_scripts
+from tardigrad.engines.local.nursery import PRELOAD, prepare_for_scripts
 from tardigrad.listing import KINDS
 
 settings.register_profile("laws", deadline=None, derandomize=True, max_examples=60)
@@ -28,7 +29,11 @@ def _one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def _nursery():
-    """One forkserver for all tests of real workers: it has what scripts import, so their processes start in no time."""
+    """One forkserver for all tests of real workers: it has what scripts import, and digits, as any run's own would.
+
+    So every process is a fork that starts in no time; without, each of them imports scikit-learn anew.
+    """
+    os.environ[PRELOAD] = json.dumps({"task": "digits", "imports": [], "data_dir": ""})
     prepare_for_scripts()
 
 

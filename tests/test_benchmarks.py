@@ -22,6 +22,7 @@ TRIED = {
     "carriers": "test_benchmark_carriers.py",
     "chaos": "test_chaos_benchmark.py",
     "commits": "test_benchmark_commits.py",
+    "between_hosts": "test_benchmark_between_hosts.py",
     "compensation_at_the_start": "test_benchmarks.py",
     "low_rank": "test_benchmark_low_rank.py",
     "own_script": "test_benchmark_own_script.py",

@@ -27,6 +27,9 @@ def faults(text, workers=4, pushes=400):
         ("pause worker 1 at push 3 for 3 s", Fault("pause", at=3, worker=1, seconds=3.0)),
         ("pause worker 1 at push 3 for 0.5s", Fault("pause", at=3, worker=1, seconds=0.5)),
         ("corrupt push 7 of worker 0", Fault("corrupt", at=7, worker=0)),
+        ("cut worker 2 at push 5 for 20 s", Fault("cut", at=5, worker=2, seconds=20.0)),
+        ("delay worker 1 by 50 ms", Fault("delay", at=1, worker=1, seconds=0.05)),
+        ("delay worker 1 by 2.5ms from push 30", Fault("delay", at=30, worker=1, seconds=0.0025)),
         ("kill server at version 100", Fault("kill-server", at=100)),
         ("  KILL  Worker 2 at Push 40 ; ", Fault("kill", at=40, worker=2, moment=0.5)),
     ],
@@ -40,6 +43,21 @@ def test_a_script_is_looked_up_by_worker_and_push():
     assert (plan.due(0, 7).kind, plan.due(1, 3).kind) == ("corrupt", "pause")
     assert (plan.due(0, 3), plan.due(1, 7), plan.due(0, 8)) == (None, None, None)
     assert not plan.server_dies(10**9, life=0)
+
+
+def test_a_delay_lasts_from_its_push_on_until_another_one():
+    words = "delay worker 1 by 40 ms from push 3; delay worker 1 by 10 ms from push 5; delay worker 0 by 7 ms"
+    plan = fault_plan(words, workers=3, pushes=0)
+    assert [plan.latency(1, number) for number in range(1, 7)] == [0.0, 0.0, 0.04, 0.04, 0.01, 0.01]
+    assert [plan.latency(worker, 1) for worker in range(3)] == [0.007, 0.0, 0.0]
+    assert (plan.due(1, 3).kind, plan.due(1, 4)) == ("delay", None)
+
+
+@pytest.mark.parametrize("words", ["cut worker 0 at push 5 for 20 s", "delay worker 0 by 5 ms from push 2"])
+def test_where_nothing_lies_between_server_and_workers_no_link_can_fail(words):
+    with pytest.raises(InvalidArgument, match=f"'{words}': the workers of engine='local'.*no link"):
+        fault_plan(f"kill worker 0 at push 1; {words}", workers=1, pushes=0, links=False)
+    assert fault_plan("7", workers=2, pushes=100, links=False).faults
 
 
 def test_each_life_of_the_server_has_its_own_end():
@@ -80,7 +98,7 @@ def test_what_is_not_accepted_gets_a_sentence(text, sentence):
 
 def test_every_sentence_that_is_named_as_accepted_is():
     assert {faults(sentence)[0].kind for sentence in ACCEPTED} == {
-        "kill", "raise", "hang", "pause", "corrupt", "kill-server",
+        "kill", "raise", "hang", "pause", "corrupt", "cut", "delay", "kill-server",
     }  # fmt: skip
 
 

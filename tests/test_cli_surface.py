@@ -13,7 +13,8 @@ from tardigrad.config import RunConfig
 
 def test_the_commands():
     assert list(COMMANDS) == [
-        "train", "run", "status", "workers", "export", "replay", "compare", "tune", "report", "list", "doctor",
+        "train", "run", "serve", "join", "status", "workers", "export", "replay", "compare", "tune", "report", "list",
+        "doctor",
     ]  # fmt: skip
 
 
@@ -64,6 +65,19 @@ def test_list_names_everything_registered(capsys):
         (["tune", "digits", "--jobs", "0"], "jobs=0"),
         (["tune", "digits", "--rule", "asgd"], "--algorithms, not --rule"),
         (["train", "--resume", "nowhere"], "no run that can go on"),
+        (["serve"], "name a recipe or a script"),
+        (["serve", "digit"], "Did you mean 'digits'"),
+        (["serve", "nowhere.py"], "no script nowhere.py"),
+        (["serve", "digits", "--listen", "here"], "'here' is no address"),
+        (["serve", "digits", "--engine", "local"], "leave out --engine"),
+        (["serve", "--resume", "nowhere"], "no run that can go on"),
+        (["join", "10.0.0.2"], "10.0.0.2"),
+        (["join", "10.0.0.2:7070"], "a run is joined with its secret"),
+        (["join", "10.0.0.2:7070", "--secret-file", "nowhere"], "nowhere"),
+        (["join", "10.0.0.2:7070", "--workers", "0"], "workers=0"),
+        (["join", "10.0.0.2:7070", "--device", "tpu"], "device 'tpu'"),
+        (["join", ".", "--secret-file", "x"], "waits for no workers"),
+        (["join", "10.0.0.2:7070", "--secret-file", "x", "nowhere.py"], "no script nowhere.py"),
         (["train", "--resume", "nowhere", "--stop-after", "soon"], "type 9m"),
         (["status", "nowhere"], "nowhere is not a run directory"),
         (["workers", "nowhere", "--set", "2"], "nowhere is not a run directory"),

@@ -18,7 +18,8 @@ from tardigrad.replaying import replay
 from tardigrad.testing import ENGINE_LAWS, check_engine
 from tardigrad.testing.engine_runs import REPLAYED
 
-ENGINES_CHECKED = sorted({*ENGINES.names(), REPLAYED})
+WITH_AGENTS = {"joined", "ray"}  # checked in tests/engines, where agents are started beside
+ENGINES_CHECKED = sorted({*ENGINES.names(), REPLAYED} - WITH_AGENTS)
 
 
 @pytest.mark.parametrize("name", ENGINES_CHECKED)

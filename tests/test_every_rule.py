@@ -32,6 +32,8 @@ COMPENSATION_VARIANTS = [
     {"scale": 4.0, "window": 20},
     {"kept": "bfloat16"},
 ]
+ALONE = {"lambda0", "kappa", "window", "scale", "kept"}
+"""Options that numpy does not compute again, at least not with these values."""
 # (keywords, learning rate): a velocity multiplies the step by 1 / (1 - momentum).
 OPTIMIZER_VARIANTS = [
     ({}, 0.05),
@@ -40,6 +42,7 @@ OPTIMIZER_VARIANTS = [
     ({"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}, 0.005),
     ({"optimizer": "adamw(amsgrad=True, beta2=0.99)"}, 0.01),
 ]
+WALKED_FAR = ({}, OPTIMIZER_VARIANTS[3][0], OPTIMIZER_VARIANTS[4][0])  # the plainest, and those with most to go wrong
 # A compensation with its sign flipped makes steps longer and less stable: it is there to do harm.
 LR_FACTORS = {"sign-flipped": 0.4}
 
@@ -51,17 +54,21 @@ def variants():
 
 
 EAGER = [law for law in RULE_LAWS if law != "compiled equals exact"]  # that one takes seconds to compile
+# Half of the time goes into the walks that converge; what an option does to the equations, numpy says to 1e-12.
+QUICK = [law for law in EAGER if law != "converges at every staleness"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("keywords", "lr"), OPTIMIZER_VARIANTS, ids=[str(v[0]) for v in OPTIMIZER_VARIANTS])
 def test_every_rule_keeps_the_laws_with_every_optimizer(name, keywords, lr):
-    check_rule(tardigrad.rule(name, **keywords), lr=lr * LR_FACTORS.get(name, 1.0), laws=EAGER)
+    laws = EAGER if keywords in WALKED_FAR else QUICK
+    check_rule(tardigrad.rule(name, **keywords), lr=lr * LR_FACTORS.get(name, 1.0), laws=laws)
 
 
 @pytest.mark.parametrize(("name", "keywords"), list(variants()), ids=str)
 def test_every_rule_keeps_the_laws_with_every_option(name, keywords):
-    check_rule(tardigrad.rule(name, **keywords), lr=0.05 * LR_FACTORS.get(name, 1.0), laws=EAGER)
+    alone = set(keywords) <= ALONE
+    check_rule(tardigrad.rule(name, **keywords), lr=0.05 * LR_FACTORS.get(name, 1.0), laws=EAGER if alone else QUICK)
 
 
 COMPILED = [

@@ -19,8 +19,9 @@ import tardigrad.errors
 from tardigrad.cli import COMMANDS, main
 from tardigrad.commands.replay import ReplayOptions
 from tardigrad.commands.run import RunOptions, split_script
+from tardigrad.commands.serve import ServeOptions
 from tardigrad.listing import KINDS
-from tardigrad.options import ExportOptions, ResumeOptions, StatusOptions, WorkersOptions
+from tardigrad.options import ExportOptions, JoinOptions, ResumeOptions, StatusOptions, WorkersOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -161,6 +162,7 @@ def commands():
 
 OF_A_RUN = {
     ("train", "--resume"): ResumeOptions,
+    ("serve", "--resume"): ResumeOptions,
     ("status",): StatusOptions,
     ("workers",): WorkersOptions,
     ("export",): ExportOptions,
@@ -181,13 +183,19 @@ def test_commands_on_pages(page, line, shown, monkeypatch, capsys):
         tyro.cli(RunOptions, args=before)
         assert script is not None
         return
+    if words[:1] == ["join"]:  # the server is the reader's
+        tyro.cli(JoinOptions, args=split_script(words[1:])[0])
+        return
+    if words[:1] == ["serve"] and any(word.endswith(".py") for word in words):
+        tyro.cli(ServeOptions, args=split_script(words[1:])[0])
+        return
     for command, options in OF_A_RUN.items():
         if words[: len(command)] == [*command] and not shown.startswith("tardigrad: "):
             tyro.cli(options, args=words[len(command) :])
             return
     if "cifar10" in line and words[:1] in (["train"], ["compare"]) and "TARDIGRAD_DATA" not in os.environ:
         pytest.skip("CIFAR-10 is not in TARDIGRAD_DATA")
-    if words[:1] in (["train"], ["compare"]) and not {"--dry-run", "--help"} & set(words):
+    if words[:1] in (["train"], ["serve"], ["compare"]) and not {"--dry-run", "--help"} & set(words):
         words = [*words, "--dry-run"]
     assert not words or words[0].startswith("-") or words[0] in COMMANDS or shown.startswith("tardigrad: ")
     try:

@@ -119,7 +119,7 @@ def test_a_plan_says_traffic_where_there_is_a_link(capsys):
     print_plan([SMALL.replace(bandwidth=1e6)])
     shown = capsys.readouterr().out
     assert "an exchange: 0.008 MB (gradient up, weights down), 0.008 s at 8 Mbit/s" in shown
-    assert "to simulate them on this link: --bandwidth 1e+06 --service 0.004" in shown
+    assert "To simulate them on this link: --bandwidth 1e+06 --service 0.004" in shown
     print_plan([SMALL], link="8Mbit/s", step_seconds=1e-4)
     shown = capsys.readouterr().out
     assert "What helps:\n  larger batches: " in shown

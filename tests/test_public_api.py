@@ -27,6 +27,7 @@ PUBLIC = {
     "Task",
     "__version__",
     "export",
+    "join",
     "register_rule",
     "replay",
     "resume",
@@ -81,9 +82,10 @@ def test_unknown_name_is_refused_with_a_suggestion():
     [
         ("rule", ("dc-asgd-a",), {"lambda0": 2.0, "mean_square_decay": 0.95, "momentum": 0.0}),
         ("ParameterServer", ([], None), {"lr": 0.1, "workers": 3, "consistency": "asynchronous"}),
+        ("join", ("10.0.0.2:7070",), {"secret": "s", "workers": 2, "device": "cuda", "script": "train.py"}),
         ("train", ("digits",), {"rule": "dc-asgd-a", "workers": 16, "engine": "simulated", "seed": 0}),
     ],
-    ids=["rule", "ParameterServer", "train"],
+    ids=["rule", "ParameterServer", "join", "train"],
 )
 def test_calls_keep_their_form(name, args, keywords):
     inspect.signature(getattr(tardigrad, name)).bind(*args, **keywords)

@@ -12,8 +12,9 @@ from tardigrad.cli import main
 from tardigrad.config import RunConfig
 from tardigrad.engines.base import View, WorkerView
 from tardigrad.errors import Stopped
+from tardigrad.invitation import Invitation
 from tardigrad.records import Failure
-from tardigrad.standing import find_standing, mean_staleness
+from tardigrad.standing import _going_on, find_standing, mean_staleness
 from tardigrad.steering import Steering
 
 
@@ -61,6 +62,40 @@ def test_a_live_run(live, capsys):
     assert ["1", "2", "starting", "3.2", "s", "700"] in rows
     assert "12.5 s  worker 1 (life 1) died at version 400, exit code -9" in text
     assert "--resume" not in text
+
+
+def test_a_run_that_others_join_says_where_its_workers_are_and_how_to_join(tmp_path, capsys):
+    place = local_run(tmp_path / "run", workers=3)
+    Invitation("10.0.0.2:7070", "run/secret", script="/home/me/train.py").write(place)
+    near = WorkerView(0, 0, "computing", 11, 1100, 0.032, 1.04, 0.0)
+    far = WorkerView(1, 0, "cut off", 0, 1100, 0.032, 1.04, 2.0, host="blue")
+    Steering(place).tick(0.0, View(1700, 27200, 2.0, 60.0, [near, far]))
+    text = said(capsys, place)
+    rows = [line.split() for line in text.splitlines()]
+    line = "tardigrad join 10.0.0.2:7070 --secret-file run/secret train.py"
+    assert f"2 of 3 workers are there; more join with: {line}" in text
+    assert [row[-1] for row in rows[3:6]] == ["where", "here", "blue"]
+    assert "cut off" in text.splitlines()[5]
+
+
+def test_a_script_that_waits_for_its_first_worker(tmp_path, capsys):
+    Invitation("10.0.0.2:7070", "secret", script="train.py").write(tmp_path)
+    assert main(["status", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "waits for its first worker" in said
+    assert "tardigrad join 10.0.0.2:7070 --secret-file secret train.py" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"engine": "joined"}, "tardigrad serve --resume {}"),
+        ({"engine": "joined", "task": "script"}, "tardigrad serve --resume {}"),
+        ({"engine": "local", "task": "script"}, "tardigrad run --directory {} SCRIPT"),
+    ],
+)
+def test_what_to_type_depends_on_how_it_was_started(settings, words):
+    assert _going_on(RunConfig(**settings).as_json()) == words
 
 
 def test_a_run_that_begins(tmp_path, capsys):

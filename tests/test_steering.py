@@ -40,7 +40,7 @@ def test_it_shows_the_run_at_most_once_a_second(tmp_path):
     assert found["pushes_per_second"] == {"0": 0.0, "1": 0.0}
     assert found["workers"][1] == {
         "worker": 1, "incarnation": 0, "state": "computing", "pid": 101, "pushes": 3, "step_seconds": 0.5,
-        "staleness": 1.25, "since": 0.1,
+        "staleness": 1.25, "since": 0.1, "host": "",
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
 

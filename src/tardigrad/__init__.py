@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tardigrad.config import RunConfig
     from tardigrad.errors import SessionError
     from tardigrad.exporting import export
+    from tardigrad.joining import join
     from tardigrad.records import Commit, Held, Lease, Rejected, Snapshot
     from tardigrad.replaying import replay
     from tardigrad.rules import register_rule
@@ -42,6 +43,7 @@ _HOMES = {
     "Snapshot": "tardigrad.records:Snapshot",
     "Task": "tardigrad.tasks.base:Task",
     "export": "tardigrad.exporting:export",
+    "join": "tardigrad.joining:join",
     "register_rule": "tardigrad.rules:register_rule",
     "replay": "tardigrad.replaying:replay",
     "resume": "tardigrad.training:resume",
@@ -67,6 +69,7 @@ __all__ = [
     "Task",
     "__version__",
     "export",
+    "join",
     "register_rule",
     "replay",
     "resume",

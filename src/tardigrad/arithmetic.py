@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tardigrad.hyperparameters import require_choice, require_flag
 
 PRECISIONS = ("float32", "bfloat16")
+WIRES = ("float32", "bfloat16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 
 
@@ -24,6 +25,8 @@ class Arithmetic:
         precision: ``float32``, or ``bfloat16`` for autocast: products in bfloat16, weights and gradients in float32.
         memory_format: of images and of convolutions' weights: ``contiguous`` or ``channels_last``.
         cuda_graph: on CUDA, capture a gradient's computation once and replay it.
+        wire: what a gradient is handed in as: ``float32``, as it was computed, or ``bfloat16``: each number rounded to
+            the nearest of that type, of 8 bits of mantissa, so that it can travel in 2 bytes.
 
     Each changes gradients in the last bits or more, so each is part of a run's configuration.
     """
@@ -32,12 +35,14 @@ class Arithmetic:
     precision: str = "float32"
     memory_format: str = "contiguous"
     cuda_graph: bool = True
+    wire: str = "float32"
 
     def __post_init__(self) -> None:
         """Refuse unknown words."""
         require_choice("arithmetic", "precision", self.precision, PRECISIONS)
         require_choice("arithmetic", "memory_format", self.memory_format, MEMORY_FORMATS)
         require_flag("arithmetic", "cuda_graph", self.cuda_graph)
+        require_choice("arithmetic", "wire", self.wire, WIRES)
 
     @property
     def on_cuda(self) -> bool:
@@ -70,6 +75,17 @@ class Arithmetic:
         PyTorch's convolutions do unless told otherwise.
         """
         return _reproducible() if self.on_cuda else nullcontext()
+
+
+def rounded_for(wire: str, gradient: Tensor) -> Tensor:
+    """A gradient as it is to travel, rounded in place: to nearest, and to even between two, for ``bfloat16``.
+
+    What is not finite stays so; a number beyond the largest of bfloat16, 3.4e38, becomes infinite.
+
+    >>> rounded_for("bfloat16", torch.tensor([1.00390625, 1.01171875]))  # each in the middle between two
+    tensor([1.0000, 1.0156])
+    """
+    return gradient if wire == "float32" else gradient.copy_(gradient.to(torch.bfloat16))
 
 
 @contextmanager

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +17,7 @@ from tardigrad.chaos import expected_pushes, fault_plan
 from tardigrad.config import RunConfig
 from tardigrad.delays import ComputeTimes, build_delay
 from tardigrad.engines import ENGINES
-from tardigrad.engines.base import Job, Limits, Network
+from tardigrad.engines.base import Job, Limits, Meeting, Network
 from tardigrad.errors import InvalidArgument, UnsupportedPlatform
 from tardigrad.imports import import_all
 from tardigrad.leases import Leases
@@ -22,7 +25,9 @@ from tardigrad.recipes import load_recipe
 from tardigrad.rules.base import Rule, make_rule
 from tardigrad.schedules import build_schedule
 from tardigrad.server import ParameterServer
+from tardigrad.shards.server import ShardedServer, require_shardable
 from tardigrad.tasks.base import Task
+from tardigrad.transports.meeting import parse_address
 
 _LARGE = 1_000_000  # parameters from which a commit is worth a second thread
 _MOST_COMMIT_THREADS = 8  # more do not read memory any faster
@@ -49,11 +54,14 @@ def configure(recipe: str | RunConfig | Task, *, rule: str | Rule | None = None,
         settings["rule"] = rule
     config = config.replace(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
     require_device(config.device)
+    parse_address(config.listen)
     import_all(config.imports)
     if not isinstance(rule, Rule):
         spec, optimizer = resolve_rule(config)
         config = config.replace(rule=spec, optimizer=optimizer)
     require_probes(config)
+    if config.shards > 1:
+        require_shardable(make_rule(config.rule, optimizer=config.optimizer), probe_every=config.probe_every)
     beside = tuple(make_rule(spec).spec for spec in config.probe_rules)
     return config.replace(threads=chosen_threads(config), probe_rules=beside)
 
@@ -75,7 +83,7 @@ def blueprint_of(config: RunConfig, made: Task | None = None) -> Blueprint:
     return Blueprint(
         task=config.task,
         seed=config.seed,
-        arithmetic=Arithmetic(config.device, config.precision, config.memory_format, config.cuda_graph),
+        arithmetic=Arithmetic(config.device, config.precision, config.memory_format, config.cuda_graph, config.wire),
         threads=config.threads,
         recalibrate=config.batchnorm == "recalibrate",
         imports=config.imports,
@@ -107,7 +115,7 @@ def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True) -
         policy=config.leases,
         seed=config.seed,
     )
-    server = ParameterServer(
+    server = server_maker(config)(
         body.weights,
         rule,
         lr=lambda applied: config.lr * schedule.factor(applied / samples),
@@ -131,15 +139,40 @@ def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True) -
         body=body,
         evaluator=here.build_evaluator(task),
         times=_compute_times(config),
-        network=Network(config.latency, config.bandwidth, config.service),
+        network=Network(config.latency, config.bandwidth, config.service, config.wire),
         samples_per_epoch=samples,
         evaluate_every=config.evaluate_every,
         blueprint=blueprint,
-        faults=fault_plan(config.chaos, workers=config.workers, pushes=pushes),
+        faults=fault_plan(config.chaos, workers=config.workers, pushes=pushes, links=config.engine != "local"),
         limits=Limits(
             config.hang_after, config.first_step, config.max_restarts, config.on_failure, config.digest_every
         ),
         speeds=config.speeds,
+    )
+
+
+def server_maker(config: RunConfig) -> Callable[..., ParameterServer]:
+    """What makes the server of a run: one that holds all weights, or one of several shards."""
+    if config.shards == 1:
+        return ParameterServer
+    opening = ENGINES.load(config.engine).opening(config.imports, meeting_of(config, Path()))
+    return partial(ShardedServer, shards=config.shards, opening=opening)
+
+
+def meeting_of(config: RunConfig, directory: Path) -> Meeting:
+    """How workers of other machines reach a run that is recorded there."""
+    return Meeting(
+        directory,
+        listen=config.listen,
+        secret_file=config.secret_file,
+        trusted_network=config.trusted_network,
+        reconnect_within=config.reconnect_within,
+        own_workers=config.own_workers,
+        workers=config.workers,
+        shards=config.shards,
+        data_dir=config.data_dir,
+        address=config.address,
+        ray=config.ray,
     )
 
 

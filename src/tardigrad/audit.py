@@ -156,6 +156,7 @@ class _Check:
         life = self._alive("leaves", worker, incarnation)
         if life is not None:
             life.live = False
+            life.taken.clear()  # others are given that
 
     def _fail(self, time: float, worker: int, incarnation: int, version: int, kind: str, *_: Any) -> None:
         self._failures[kind] += 1

@@ -9,10 +9,22 @@ the worker was given weights of its own, the version alone is noted and no copy 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+
+class Memory(Protocol):
+    """A flat buffer that other processes may see too, such as a `tardigrad.transports.slots.Slot`.
+
+    Attributes:
+        descriptor: of the memory.
+        flat: a view of it.
+    """
+
+    descriptor: int
+    flat: Tensor
 
 
 class Backups:
@@ -48,6 +60,10 @@ class Backups:
     def wrote(self, worker: int, version: int) -> None:
         """The weights of this version were written to the worker's place. Its backup they are when it pulls."""
         self._written[worker] = version
+
+    def stands(self, worker: int, version: int) -> bool:
+        """Whether the weights of this version stand in the worker's place already."""
+        return worker in self._places and self._written.get(worker) == version
 
     def __contains__(self, worker: int) -> bool:
         """Whether it is known what this worker last read."""

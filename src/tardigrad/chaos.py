@@ -25,7 +25,7 @@ from typing import get_args
 from numpy.random import Generator
 
 from tardigrad.errors import InvalidArgument
-from tardigrad.faults import Fault, FaultKind, FaultPlan
+from tardigrad.faults import OF_LINKS, Fault, FaultKind, FaultPlan
 from tardigrad.seeding import random_stream
 
 ENDING: frozenset[FaultKind] = frozenset({"kill", "raise", "hang"})
@@ -45,6 +45,9 @@ _PATTERNS: dict[FaultKind, str] = {
     "hang": f"hang worker {_NUMBER.format('worker')} at push {_NUMBER.format('at')}",
     "pause": f"pause worker {_NUMBER.format('worker')} at push {_NUMBER.format('at')} for {_SECONDS} ?s",
     "corrupt": f"corrupt push {_NUMBER.format('at')} of worker {_NUMBER.format('worker')}",
+    "cut": f"cut worker {_NUMBER.format('worker')} at push {_NUMBER.format('at')} for {_SECONDS} ?s",
+    "delay": rf"delay worker {_NUMBER.format('worker')} by (?P<milliseconds>\d+(?:\.\d+)?) ?ms"
+    rf"(?: from push {_NUMBER.format('at')})?",
     "kill-server": f"kill server at version {_NUMBER.format('at')}",
 }
 ACCEPTED = (
@@ -54,12 +57,15 @@ ACCEPTED = (
     "hang worker 0 at push 9",
     "pause worker 1 at push 3 for 3 s",
     "corrupt push 7 of worker 0",
+    "cut worker 2 at push 5 for 20 s",
+    "delay worker 1 by 50 ms",
+    "delay worker 1 by 50 ms from push 30",
     "kill server at version 100",
 )
 """One sentence of each form that a script may have."""
 
 
-def fault_plan(text: str, *, workers: int, pushes: int) -> FaultPlan:
+def fault_plan(text: str, *, workers: int, pushes: int, links: bool = True) -> FaultPlan:
     """What a configuration's ``chaos`` asks for.
 
     Args:
@@ -67,9 +73,11 @@ def fault_plan(text: str, *, workers: int, pushes: int) -> FaultPlan:
             Pushes are counted from 1 for each worker over all its lives, workers from 0.
         workers: how many there are at first, >= 1.
         pushes: how many are expected in all, >= 0; only a seed's plan depends on it. See `expected_pushes`.
+        links: whether there is anything between the server and its workers that can be cut or delayed.
 
     Raises:
-        InvalidArgument: the text is none of these; the message lists what is accepted.
+        InvalidArgument: the text is none of these; the message lists what is accepted. Or it names a link, and there
+            is none.
     """
     text = text.strip()
     seed = re.fullmatch(r"(\d+)(\s*\+\s*server)?", text, re.IGNORECASE)
@@ -77,6 +85,8 @@ def fault_plan(text: str, *, workers: int, pushes: int) -> FaultPlan:
         return FaultPlan(_drawn(int(seed[1]), workers, pushes, server=seed[2] is not None))
     faults = [_sentence(words, workers) for words in map(str.strip, text.split(";")) if words]
     _require_distinct(faults)
+    if not links:
+        _require_no_link(faults)
     return FaultPlan(_sorted(faults))
 
 
@@ -97,6 +107,8 @@ _WORDS: dict[FaultKind, Callable[[Fault], str]] = {
     "hang": lambda f: f"hang worker {f.worker} at push {f.at}",
     "pause": lambda f: f"pause worker {f.worker} at push {f.at} for {f.seconds:g} s",
     "corrupt": lambda f: f"corrupt push {f.at} of worker {f.worker}",
+    "cut": lambda f: f"cut worker {f.worker} at push {f.at} for {f.seconds:g} s",
+    "delay": lambda f: f"delay worker {f.worker} by {1000.0 * f.seconds:g} ms from push {f.at}",
     "kill-server": lambda f: f"kill server at version {f.at}",
 }
 
@@ -118,11 +130,12 @@ def _sentence(words: str, workers: int) -> Fault:
 
 def _fault(kind: FaultKind, found: dict[str, str | None]) -> Fault:
     moment = found.get("moment") or ("0.5" if kind == "kill" else "0")
+    seconds = float(found.get("seconds") or 0.0) + float(found.get("milliseconds") or 0.0) / 1000.0
     return Fault(
         kind,
-        at=int(found["at"] or 0),
+        at=int(found["at"] or (1 if kind == "delay" else 0)),
         worker=int(found.get("worker") or (0 if "worker" in found else -1)),
-        seconds=float(found.get("seconds") or 0.0),
+        seconds=seconds,
         moment=float(moment),
     )
 
@@ -141,6 +154,15 @@ def _require_distinct(faults: Sequence[Fault]) -> None:
         if count > 1:
             where = f"push {at} of worker {worker}" if worker >= 0 else f"version {at} of the server"
             raise InvalidArgument(f"chaos: {count} faults at {where}; name one.")
+
+
+def _require_no_link(faults: Sequence[Fault]) -> None:
+    named = next((fault for fault in faults if fault.kind in OF_LINKS), None)
+    if named is not None:
+        raise InvalidArgument(
+            f"chaos: {_WORDS[named.kind](named)!r}: the workers of engine='local' are processes of the server's own "
+            "machine, with no link that could be cut or delayed. Accepted with engine='joined' and 'simulated'."
+        )
 
 
 def _sorted(faults: Sequence[Fault]) -> list[Fault]:

@@ -17,6 +17,8 @@ Asynchronous data-parallel training in which a recipe tuned for one machine keep
   tardigrad train RECIPE --engine local ...                  the same with a process for each worker
   tardigrad train --resume RUN                               go on with a run that was stopped
   tardigrad run [--workers N] ... SCRIPT.py [ITS ARGUMENTS]  your own training script, with a process for each worker
+  tardigrad serve RECIPE_OR_SCRIPT --listen :7070 ...        either of them, for workers that join from any machine
+  tardigrad join HOST:PORT --secret-file FILE ...            work for such a run, from now until it is over
   tardigrad status RUN                                       a run's workers, pace and events, live
   tardigrad workers RUN --set N                              more or fewer workers while it goes on
   tardigrad export RUN [--output FILE]                       its weights, for the plain model
@@ -33,6 +35,8 @@ Each command has its own --help. Start with: tardigrad compare digits --lrs 0.1 
 COMMANDS = {
     "train": "tardigrad.commands.train:train",
     "run": "tardigrad.commands.run:run",
+    "serve": "tardigrad.commands.serve:serve",
+    "join": "tardigrad.commands.join:join",
     "status": "tardigrad.commands.runs:status",
     "workers": "tardigrad.commands.runs:workers",
     "export": "tardigrad.commands.runs:export",

@@ -15,7 +15,7 @@ from tardigrad.hyperparameters import require_choice, require_flag, require_inte
 from tardigrad.specs import as_declared
 
 FORMAT = 1
-_NAMES_AND_PLACES = ("label", "imports", "recipe", "data_dir")
+_NAMES_AND_PLACES = ("label", "imports", "recipe", "data_dir", "store", "address", "ray")
 _SAFETY = (
     "checkpoint_every",
     "checkpoints_kept",
@@ -25,7 +25,8 @@ _SAFETY = (
     "max_restarts",
     "on_failure",
 )
-_NOT_IDENTITY = _NAMES_AND_PLACES + _SAFETY
+_BETWEEN_MACHINES = ("listen", "secret_file", "trusted_network", "reconnect_within", "own_workers", "shards")
+_NOT_IDENTITY = _NAMES_AND_PLACES + _SAFETY + _BETWEEN_MACHINES
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ class RunConfig:
     service: float = 0.0
     """Seconds of virtual time for which a push keeps the server busy."""
     engine: str = "simulated"
-    """Where server and workers live: simulated (one process, virtual time) or local (a process for each worker)."""
+    """Where server and workers live: simulated (one process, virtual time), local (a process for each worker) or joined
+    (the same, from any machine: see tardigrad serve)."""
     commit_path: str = "auto"
     """How the rule's equations are applied: exact, torch.optim's own arithmetic; compiled, one pass over the memory;
     auto, compiled where parameters and commits are many enough to repay it."""
@@ -106,12 +108,23 @@ class RunConfig:
     """Of images and of the weights of convolutions."""
     cuda_graph: bool = True
     """On CUDA, capture a gradient's computation once and replay it."""
+    wire: Literal["float32", "bfloat16"] = "float32"
+    """What workers hand gradients in as: bfloat16 rounds every number to 8 bits of mantissa, which then travels between
+    machines in 2 bytes; weights travel whole. It changes what is trained, with every engine alike."""
     data_dir: str = ""
     """Folder with data sets; empty: TARDIGRAD_DATA, else a cache folder."""
     checkpoint_every: float = 0.0
     """Minutes between checkpoints; 0: with real workers 5, in the simulator only when a run is stopped."""
     checkpoints_kept: int = 2
     """How many checkpoints are kept, >= 1; 2 or more survive one that is torn."""
+    store: str = ""
+    """Keep the run's checkpoint and log there too, and go on from there where the directory is not here: a folder of
+    its own at anything fsspec reaches, such as s3://bucket/run-7 or file:///mnt/shared/run-7."""
+    address: str = ""
+    """With --engine ray: of a cluster that runs, such as auto or 10.0.0.1:6379; empty: one of its own on this
+    machine."""
+    ray: str = ""
+    """With --engine ray: what each worker needs and where, such as "num_cpus=2, num_gpus=1, strategy='spread'"."""
     digest_every: int = 0
     """Commits between digests of the weights in the log, which a replay compares; 0: at evaluations and at the end."""
     hang_after: float = 30.0
@@ -122,6 +135,18 @@ class RunConfig:
     """How often a real worker is restarted after it died, raised or hung."""
     on_failure: Literal["restart", "raise"] = "restart"
     """What a worker's failure does: the worker is restarted, or the run ends with its traceback."""
+    listen: str = "127.0.0.1:0"
+    """Where workers of other machines join: 'host:port', ':7070' for every address of this machine; port 0: any."""
+    secret_file: str = ""
+    """File with the secret that they prove themselves with; empty: a new one, in the run's directory."""
+    trusted_network: bool = False
+    """Encrypt nothing that travels to other machines. The secret is proven all the same."""
+    reconnect_within: float = 30.0
+    """Seconds for which a worker that cannot be reached keeps its place and its samples, > 0."""
+    own_workers: int = 0
+    """How many of the workers are processes of the server's machine, where others join from elsewhere."""
+    shards: int = 1
+    """Processes that hold the weights, each a part of them, >= 1."""
     chaos: str = ""
     """Faults to bring about: a seed, or a list such as 'kill worker 2 at push 40; pause worker 1 at push 3 for 3 s'."""
     imports: tuple[str, ...] = ()
@@ -210,6 +235,10 @@ def _check(config: RunConfig) -> None:
     require_integer("run", "digest_every", config.digest_every, low=0)
     require_integer("run", "max_restarts", config.max_restarts, low=0)
     require_choice("run", "on_failure", config.on_failure, ("restart", "raise"))
+    require_flag("run", "trusted_network", config.trusted_network)
+    require_integer("run", "own_workers", config.own_workers, low=0, high=config.workers)
+    require_integer("run", "shards", config.shards, low=1)
+    require_number("run", "reconnect_within", config.reconnect_within, low=0.0, high=float("inf"), include_low=False)
     for name in ("hang_after", "first_step"):
         require_number("run", name, getattr(config, name), low=0.0, high=float("inf"), include_low=False)
     require_integer("run", "measure_every", config.measure_every, low=0)
@@ -221,6 +250,7 @@ def _check(config: RunConfig) -> None:
     require_choice("run", "leases", config.leases, ("dynamic", "static"))
     require_number("run", "checkpoint_every", config.checkpoint_every, low=0.0, high=float("inf"), include_high=False)
     require_choice("run", "precision", config.precision, ("float32", "bfloat16"))
+    require_choice("run", "wire", config.wire, ("float32", "bfloat16"))
     require_choice("run", "memory_format", config.memory_format, ("contiguous", "channels_last"))
     require_flag("run", "cuda_graph", config.cuda_graph)
     require_choice("run", "batchnorm", config.batchnorm, ("mean", "latest", "recalibrate"))

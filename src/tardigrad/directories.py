@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tardigrad.checkpoint import has_checkpoint, is_checkpoint_file
 from tardigrad.errors import RunDirectoryError
+from tardigrad.invitation import JOIN, SECRET
 from tardigrad.segments import CURRENT, Position, has_log, is_log_file
 from tardigrad.segments import cut_back as cut_back_file
 
@@ -19,6 +20,7 @@ EVALUATIONS = "evaluations.jsonl"
 GROWING = (CURRENT, EVALUATIONS)
 _BEGUN = {"config.json", "environment.json", EVALUATIONS}
 _ENDS = {"weights.safetensors", "summary.json"}
+_INVITING = {JOIN, SECRET}
 _SHOWN = {"status.json", "request.json", "request.taken"}
 _BESIDE = {Path(name).with_suffix(".tmp").name for name in _BEGUN | _ENDS | _SHOWN}
 _UNDONE = re.compile(r"undone-(\d+)(-evaluations)?\.jsonl(\.tmp)?")
@@ -26,17 +28,26 @@ _UNDONE = re.compile(r"undone-(\d+)(-evaluations)?\.jsonl(\.tmp)?")
 
 def create_directory(directory: Path) -> None:
     """Make a new run directory. One that holds anything but the files of an unfinished run is refused, untouched."""
+    held = require_usable(directory)
+    for name in sorted(held, key=(_BEGUN | {CURRENT}).__contains__):  # what tells that it is a run goes last
+        (directory / name).unlink()
+    directory.mkdir(parents=True, exist_ok=True)
+
+
+def require_usable(directory: Path) -> set[str]:
+    """Raise `RunDirectoryError` where no run can be recorded; else the names of an unfinished run's files there.
+
+    How to join a run may be there already: its workers come before there is anything to record.
+    """
     if directory.exists() and not directory.is_dir():
         raise RunDirectoryError(f"{directory} is a file; name a directory.")
-    held = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    held = {path.name for path in directory.iterdir()} - _INVITING if directory.exists() else set()
     begun = held.issuperset(_BEGUN) and has_log(directory)
     if "summary.json" in held and begun:
         raise RunDirectoryError(f"{directory} holds a finished run; name another directory or remove it.")
     if held and (not begun or any(not _belongs(name) for name in held)):
         raise RunDirectoryError(f"{directory} holds files that are not a run; name another directory.")
-    for name in sorted(held, key=(_BEGUN | {CURRENT}).__contains__):  # what tells that it is a run goes last
-        (directory / name).unlink()
-    directory.mkdir(parents=True, exist_ok=True)
+    return held
 
 
 def may_go_on(directory: Path) -> bool:

@@ -11,6 +11,9 @@ TardigradError
 ├── Stopped (RuntimeError)             a run was stopped where it can go on
 ├── WorkerFailed (RuntimeError)        a worker failed, and its failure was to end the run
 ├── AllWorkersLost (RuntimeError)      no worker is left; the run goes on from its checkpoint
+├── ShardLost (RuntimeError)           a part of the weights is gone; the run goes on from its checkpoint
+├── EndedElsewhere (RuntimeError)      a run that this process worked for ended before its end
+├── Unreachable (OSError)              nobody answers where a run's server should be
 ├── ReplayError (RuntimeError)         a log that cannot be replayed here, and why
 ├── RunDirectoryError (OSError)        a run directory that is missing, damaged or unfinished
 ├── DataError (OSError)                data files that are missing, damaged or not what was published
@@ -135,6 +138,42 @@ class AllWorkersLost(TardigradError, RuntimeError):
         self.version = version
         last = _sentence(self.failures[-1]) if self.failures else "Every worker was removed."
         super().__init__(f"no worker is left at version {version}, and none may be restarted. {last}")
+
+
+class ShardLost(TardigradError, RuntimeError):
+    """A process that held a part of the weights is gone, and with it that part's commits since the last checkpoint.
+
+    Attributes:
+        shard: its number.
+    """
+
+    def __init__(self, shard: int, why: str) -> None:
+        self.shard = shard
+        super().__init__(
+            f"shard {shard}, which held a part of the weights, is gone ({why}). No other part is used without it: the "
+            "run goes on from its last checkpoint."
+        )
+
+
+class EndedElsewhere(TardigradError, RuntimeError):
+    """A run that this process worked for ended before its end; the process that served it says why."""
+
+
+class Unreachable(TardigradError, OSError):
+    """Nobody answers where a run's server should be.
+
+    Args:
+        address: where.
+        seconds: for how long it was tried.
+        why: the last attempt failed.
+    """
+
+    def __init__(self, address: str, seconds: float, why: str) -> None:
+        super().__init__(
+            f"nobody answers at {address} after {seconds:g} s: {why}. Does the run go on there (tardigrad status RUN), "
+            "does it listen on an address that this machine reaches (--listen :7070 listens on all), and does a "
+            "firewall let the port through?"
+        )
 
 
 class ReplayError(TardigradError, RuntimeError):

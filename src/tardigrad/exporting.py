@@ -103,7 +103,7 @@ def _of_checkpoint(
     found = read_checkpoint(place, version=version)
     if found is None:
         raise RunDirectoryError(f"{place} holds neither final weights nor a checkpoint: there is nothing to export.")
-    server = assemble(config, task, make_rule(config.rule, optimizer=config.optimizer)).server
+    server = assemble(config.replace(shards=1), task, make_rule(config.rule, optimizer=config.optimizer)).server
     server.load_state_dict(found.state["engine"]["server"])
     named = dict(zip(server.layout.names, server.weights(), strict=True)) | server.buffers.combined(server.live)
     return named, found.version, server.samples_applied

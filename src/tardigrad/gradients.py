@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tardigrad.arithmetic import Arithmetic
+from tardigrad.arithmetic import Arithmetic, rounded_for
 from tardigrad.errors import InvalidArgument
 from tardigrad.layout import FlatLayout, trainable
 
@@ -75,7 +75,7 @@ class Gradient:
                 loss = self._loss(self._model(inputs), targets)
             gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
             torch._foreach_copy_(self._views, gradients)
-            return loss.detach(), torch.linalg.vector_norm(self.flat)
+            return loss.detach(), torch.linalg.vector_norm(rounded_for(self._arithmetic.wire, self.flat))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,9 @@ BY_SPEED = "by-speed"
 _PLAIN = (
     "workers", "rule", "consistency", "max_staleness", "on_stale", "leases", "batchnorm", "commit_path",
     "commit_threads", "seed", "measure_every", "threads", "device", "checkpoint_every", "checkpoints_kept",
-    "digest_every", "hang_after", "first_step", "max_restarts", "on_failure", "chaos", "label",
+    "digest_every", "wire", "hang_after", "first_step", "max_restarts", "on_failure", "chaos", "label",
+    "listen", "secret_file", "trusted_network", "reconnect_within", "own_workers",
+    "shards", "store", "address", "ray",
 )  # fmt: skip
 SETTINGS = (*_PLAIN, "batch_size", "directory", "engine", "evaluate", "group")
 """What `run` and ``tardigrad run`` take; everything else stands in the script."""
@@ -111,7 +113,7 @@ def lined_up(given: Mapping[str, Any], *, name: str) -> tuple[RunConfig, Lineup]
     config = configure(DEFAULTS.replace(recipe=name), rule=rule, **settings)
     if lineup.group > 1 and not settings.get("threads"):
         config = config.replace(threads=max(1, config.threads // lineup.group))
-    fault_plan(config.chaos, workers=config.workers, pushes=PUSHES)
+    fault_plan(config.chaos, workers=config.workers, pushes=PUSHES, links=config.engine != "local")
     if lineup.of_leases is not None:
         config = config.replace(batch_size=lineup.of_leases)
         Leases(1, config.batch_size, workers=config.workers)  # what it cannot take is refused before anything starts

@@ -24,6 +24,8 @@ class TrainOptions:
     """Where to record; by default a new directory below runs/."""
     stop_after: str = ""
     """Stop cleanly after so long, such as 9m or 1h30m; tardigrad train --resume RUN goes on."""
+    server_actor: bool = False
+    """With --engine ray: the server is an actor too, and begins again on another node when its own is gone."""
     dry_run: bool = False
     """Print the resolved configuration and the memory it needs, and stop."""
     link: str = ""
@@ -43,6 +45,8 @@ class ResumeOptions:
     """Stop cleanly after so long, such as 9m or 1h30m."""
     data_dir: str = ""
     """Folder with data sets; empty: TARDIGRAD_DATA, else a cache folder."""
+    listen: str = ""
+    """Where workers of other machines join from now on; empty: where they did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,37 @@ class ReportOptions:
     """Run directories, or folders of runs."""
     output: Path | None = None
     """Folder for report.html and the pictures; by default the first run directory's report/."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinOptions:
+    """Work for a run that another machine serves: tardigrad join HOST:PORT --secret-file FILE [SCRIPT.py [ARGUMENTS]].
+
+    At SIGTERM, or the first Ctrl-C, what is being computed is handed in before the workers leave; a second one leaves
+    at once. A run of a script needs this machine's copy of the script, named last; its arguments are the run's where
+    none follow.
+    """
+
+    address: tyro.conf.Positional[str]
+    """Where the run's server listens, HOST:PORT, as it says itself; or the run's directory, if this machine sees it."""
+    secret_file: str = ""
+    """File with the run's secret, which only its owner may read; without it the variable TARDIGRAD_SECRET holds it."""
+    trusted_network: bool = False
+    """Encrypt nothing, as the server was told too."""
+    workers: int = 1
+    """How many workers this machine brings, >= 1."""
+    device: str = "cpu"
+    """Where they compute: cpu, cuda:N, or cuda: the GPUs in turn."""
+    data_dir: str = ""
+    """Folder with data sets on this machine; empty: TARDIGRAD_DATA, else a cache folder."""
+    imports: tuple[str, ...] = ()
+    """Modules or Python files that the run imports, where they lie elsewhere on this machine."""
+    keep_trying: float = 600.0
+    """Seconds without an answer after which the server is given up."""
+    again: bool = False
+    """When a run has ended, wait for the next one there."""
+    overlap: bool = False
+    """Two workers in the place of each, which compute in turn: while one computes, what the other hands in travels."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,7 @@ def _where(subject: Subject, traffic: Traffic) -> str:
     simulate = f"--bandwidth {traffic.link:g} --service {service:.3g}"
     if subject.has_processes:
         return f"Here no link is used: local workers share memory. Simulate one: --engine simulated {simulate}"
-    return f"Workers on other machines are not there yet; to simulate them on this link: {simulate}"
+    return f"With workers on other machines: tardigrad serve. To simulate them on this link: {simulate}"
 
 
 def _task(config: RunConfig) -> Task:

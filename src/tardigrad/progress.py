@@ -16,6 +16,7 @@ from rich.table import Table
 from tardigrad.compare import Outcome
 from tardigrad.config import RunConfig
 from tardigrad.engines.base import Evaluation, Observer
+from tardigrad.invitation import Invitation
 from tardigrad.records import Commit, Failure, Push, Rejected, Snapshot
 from tardigrad.rules.base import make_rule
 from tardigrad.steering import in_words
@@ -100,6 +101,12 @@ class TrainProgress(Observer):
     def noted(self, time: float, words: str) -> None:
         """A line that stays."""
         self._say(f"{time:.1f} s: {words}")
+
+    def invited(self, time: float, invitation: Invitation) -> None:
+        """Lines that stay: what to type on other machines. Only a terminal is shown the secret itself."""
+        self._say(f"workers join with: {invitation.line}")
+        if self._live:
+            self._say(f"or without that file: {invitation.line_with_secret()}")
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """A line that stays."""

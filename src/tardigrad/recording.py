@@ -173,6 +173,7 @@ class Recorder(Observer):
             "threads": config.threads,
             "memory_format": config.memory_format,
             "precision": config.precision,
+            "wire": config.wire,
             "device": config.device,
             "cuda_graph": config.cuda_graph and config.device.startswith("cuda"),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),

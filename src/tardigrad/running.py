@@ -12,18 +12,19 @@ from typing import Any
 from torch import Tensor
 
 from tardigrad.arithmetic import threads
-from tardigrad.assembling import chosen_commit_threads, require_platform
+from tardigrad.assembling import chosen_commit_threads, meeting_of, require_platform, server_maker
 from tardigrad.chaos import describe, fault_plan
 from tardigrad.checkpoint import read_checkpoint
 from tardigrad.commit.groups import ParameterGroup
 from tardigrad.config import RunConfig
-from tardigrad.directories import lives, may_go_on
+from tardigrad.directories import lives, may_go_on, require_usable
 from tardigrad.durable import write_json
+from tardigrad.engines import SCRIPT_ENGINES
 from tardigrad.engines.base import Evaluation, Limits, Observer, Stage
 from tardigrad.engines.local.casting import Cast
 from tardigrad.engines.local.nursery import prepare_for_scripts
-from tardigrad.engines.local.scripted import ScriptEngine
 from tardigrad.errors import InvalidArgument, SessionError
+from tardigrad.launched import find_launch
 from tardigrad.leases import Leases
 from tardigrad.ledger import Ledger
 from tardigrad.lineup import DEFAULTS, PUSHES, Lineup, lined_up, require_settings
@@ -32,12 +33,12 @@ from tardigrad.optimizers import OPTIMIZERS
 from tardigrad.presence import require_nobody
 from tardigrad.rules.base import Rule, make_rule
 from tardigrad.saving import Saving
-from tardigrad.server import ParameterServer
 from tardigrad.session.alone import AloneSession
 from tardigrad.session.link import Prepared
 from tardigrad.session.randomness import seed_generators
 from tardigrad.session.scripts import Script, guard, launch_variables_removed
-from tardigrad.training import as_begun, fresh_directory, make_ready, opened, recorder_of, run_engine, watched
+from tardigrad.stores import bring
+from tardigrad.training import as_begun, fresh_directory, make_ready, opened, recorder_of, run_engine, tell, watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ def run(
         main: a function at the top of a file. It builds model, optimizer and DataLoader, hands them to
             ``session.prepare``, and trains as usual; see `tardigrad.session.session.Session`.
         args: what ``main`` takes after the session; picklable.
-        engine: ``"local"``: workers on this machine; None: plain PyTorch, ``main`` in this process.
+        engine: ``"local"``: workers on this machine; ``"joined"``: workers that join from anywhere, by ``tardigrad
+            join``; None: plain PyTorch, ``main`` in this process.
         rule: what a late gradient becomes, such as ``"dc-asgd"`` or ``"dc-asgd-a(lambda0=4)"``.
         directory: where to record; by default a new one below ``runs/``.
         observers: told of every pull, commit, rejection and evaluation.
@@ -124,9 +126,29 @@ def _run(
     engine, directory = given.pop("engine"), given.pop("directory")
     if engine is None:
         return _alone(main, args, seed=given.get("seed", DEFAULTS.seed), device=given.get("device", "cpu"))
-    if engine != "local":
-        raise InvalidArgument(f"engine={engine!r} runs no script; type engine='local', or engine=None for one process.")
+    if engine not in SCRIPT_ENGINES.names():
+        known = ", ".join(map(repr, SCRIPT_ENGINES.names()))
+        raise InvalidArgument(f"engine={engine!r} runs no script; type one of {known}, or engine=None for one process.")
     script = Script.of(main, args)
+    launch = find_launch() if engine == "local" else None
+    if launch is None:
+        return _hosted(script, given | {"engine": engine}, directory, observers, stop)
+    if launch.rank.number == 0:
+        with launch.with_secret(given):
+            return _hosted(script, launch.settings(given), directory, [*observers, launch.herald()], stop)
+    with launch_variables_removed():
+        launch.work(script, given)
+    return ScriptRun(None, None, [], {}, {})
+
+
+def _hosted(
+    script: Script,
+    given: Mapping[str, Any],
+    directory: str | Path | None,
+    observers: Sequence[Observer],
+    stop: Callable[[], bool] | None,
+) -> ScriptRun:
+    """One run whose server is this process."""
     config, lineup = lined_up(given, name=Path(script.path).stem)
     place = Path(directory) if directory is not None else fresh_directory(config)
     with launch_variables_removed():
@@ -187,7 +209,11 @@ def _host(
     """Start the workers, build the server from what the first of them prepares, and train."""
     require_nobody(place)
     prepare_for_scripts()
-    cast = cast_of(script, config, _next_lives(place, config, lineup), lineup)
+    engine_class = SCRIPT_ENGINES.load(config.engine)
+    tell(observers, bring(config.store, place))
+    require_usable(place)
+    casting = engine_class.casting(meeting_of(config, place), observers, stop)
+    cast = cast_of(script, config, _next_lives(place, config, lineup), lineup, casting=casting)
     try:
         prepared, first = cast.first()
         config = completed(config, prepared, lineup)
@@ -199,8 +225,9 @@ def _host(
         if state is None:
             _remember(place, script, lineup)
         with watched(place, recorder, state, observers, steered=True) as (steering, watching):
-            stage = replace(stage, observers=watching, steering=steering, life=life)
-            engine = ScriptEngine(stage, cast, prepared, first, ledger, by_speed=lineup.by_speed)
+            meeting = meeting_of(config, place)
+            stage = replace(stage, observers=watching, steering=steering, life=life, meeting=meeting)
+            engine = engine_class(stage, cast, prepared, first, ledger, by_speed=lineup.by_speed)
             if state is None and stage.faults.faults:
                 recorder.noted(0.0, f"chaos: {describe(stage.faults)}")
             if state is not None:
@@ -214,9 +241,22 @@ def _host(
     return ScriptRun(place, config, recorder.evaluations, summary, named)
 
 
-def cast_of(script: Script, config: RunConfig, lives_of: Mapping[int, int], lineup: Lineup) -> Cast:
-    """The workers' processes, started; ``lives_of``: which life of each begins."""
-    return Cast(
+def cast_of(
+    script: Script,
+    config: RunConfig,
+    lives_of: Mapping[int, int],
+    lineup: Lineup,
+    *,
+    casting: Callable[..., Cast] = Cast,
+) -> Cast:
+    """The workers' processes, started.
+
+    Args:
+        script, config, lineup: of the run.
+        lives_of: which life of each worker begins.
+        casting: what makes them; see `ScriptEngine.casting`.
+    """
+    return casting(
         script,
         lives_of,
         workers=config.workers,
@@ -226,6 +266,7 @@ def cast_of(script: Script, config: RunConfig, lives_of: Mapping[int, int], line
         limits=limits_of(config),
         group=lineup.group,
         judged_beside=lineup.evaluate == "beside",
+        wire=config.wire,
     )
 
 
@@ -248,7 +289,7 @@ def stage_of(config: RunConfig, prepared: Prepared) -> tuple[Stage, Ledger | Non
     """The server for what was prepared, and the ledger of its leases; nobody watches yet."""
     rule = make_rule(config.rule, optimizer=config.optimizer)
     groups = [ParameterGroup(each.tensors, 1.0, OPTIMIZERS.build(each.optimizer)) for each in prepared.groups]
-    server = ParameterServer(
+    server = server_maker(config)(
         prepared.weights,
         rule,
         lr=_rates(prepared),
@@ -271,7 +312,7 @@ def stage_of(config: RunConfig, prepared: Prepared) -> tuple[Stage, Ledger | Non
         )
         ledger = Ledger(leases)
     pushes = PUSHES if prepared.samples is None else max(2, prepared.samples // prepared.batch_size)
-    faults = fault_plan(config.chaos, workers=config.workers, pushes=pushes)
+    faults = fault_plan(config.chaos, workers=config.workers, pushes=pushes, links=config.engine != "local")
     samples = prepared.samples or 1
     return Stage(server=server, samples_per_epoch=samples, faults=faults, limits=limits_of(config)), ledger
 

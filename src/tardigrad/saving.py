@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from threading import Thread
 from time import perf_counter
@@ -12,6 +13,7 @@ from tardigrad.config import RunConfig
 from tardigrad.engines.base import BasicEngine
 from tardigrad.errors import TardigradError
 from tardigrad.recording import Recorder
+from tardigrad.stores import Store
 
 _MINUTES = 5.0  # between checkpoints of real workers where nothing else is asked for
 
@@ -21,6 +23,7 @@ class Saving:
 
     With real workers commits stand still for one copy of the state, and a thread writes it; one that cannot be written
     (a full disk) is noted, and the run goes on with the ones before. In the simulator nothing would go on meanwhile.
+    Where the run has a store, each is kept there too; what cannot be is noted.
 
     Args:
         engine: whose state is saved.
@@ -37,7 +40,8 @@ class Saving:
         at_once = engine.has_processes and (config.checkpoint_every or config.chaos)
         self._next = perf_counter() + (0.0 if at_once else self._seconds)
         self._thread: Thread | None = None
-        self._problem: TardigradError | OSError | None = None
+        self._problem = ""
+        self._store = Store(config.store) if config.store else None
 
     @property
     def pause(self) -> Callable[[], bool] | None:
@@ -63,10 +67,18 @@ class Saving:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        problem, self._problem = self._problem, None
-        if problem is not None:
+        problem, self._problem = self._problem, ""
+        if problem:
             for observer in self._engine.job.observers:
-                observer.noted(self._engine.now, f"no checkpoint: {problem}")
+                observer.noted(self._engine.now, problem)
+
+    def keep_end(self) -> None:
+        """The run has ended and writes nothing any more: bring its store up to that, or warn that it is not."""
+        if self._store is not None:
+            try:
+                self._store.keep_end(self._recorder.directory)
+            except TardigradError as error:
+                warnings.warn(f"The run's end is only in {self._recorder.directory}: {error}", stacklevel=2)
 
     def _due(self) -> bool:
         if self._stop is not None and self._stop():
@@ -94,9 +106,14 @@ class Saving:
     def _write(self, version: int, state: dict[str, Any], positions: dict[str, Any]) -> None:
         kept = self._config.checkpoints_kept
         write_checkpoint(self._recorder.directory, state, version=version, growing=positions, kept=kept)
+        if self._store is not None:
+            try:
+                self._store.keep(self._recorder.directory, version=version, growing=positions)
+            except TardigradError as error:
+                self._problem = f"not kept: {error}"
 
     def _write_or_tell(self, version: int, state: dict[str, Any], positions: dict[str, Any]) -> None:
         try:
             self._write(version, state, positions)
         except (TardigradError, OSError) as error:
-            self._problem = error
+            self._problem = f"no checkpoint: {error}"

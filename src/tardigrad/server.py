@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from tardigrad.admission import Fruitless, is_finite, refusal, require_in_turn, require_made_with
-from tardigrad.backups import Backups
+from tardigrad.backups import Backups, Memory
 from tardigrad.buffers import BufferStore
 from tardigrad.commit.base import Part
 from tardigrad.commit.choice import AUTO, ChosenPath
@@ -283,12 +283,19 @@ class ParameterServer:
         self.participants.rest(worker)
         return self.settle()
 
+    def keep_in(self, worker: int, down: Memory, up: Memory) -> None:
+        """Keep this worker's backup in ``down.flat`` until it is dropped; gradients of it will lie in ``up.flat``."""
+        self.backups.keep_in(worker, down.flat)
+
     def prepare(self, *, mirrored: bool = False) -> None:
         """Make the commit path ready, once, which may take seconds; the first commit does it if nobody has.
 
         ``mirrored``: backups have places of their own, which commits write.
         """
         self.commits.prepare(mirrored=mirrored, several=self.consistency.barrier, measure=self._measure_every > 0)
+
+    def close(self) -> None:
+        """Nothing will be committed any more; what can be read stays."""
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -389,6 +396,5 @@ class ParameterServer:
 
     def bytes_held(self) -> dict[str, int]:
         """Bytes held now: weights, backups, rule state, and copies of gradients that wait for their round."""
-        weights, backups = self._flat.numel() * self._flat.element_size(), self.backups.bytes_held()
-        state, held = self.commits.state_bytes(), self._waiting.bytes_held()
-        return {"weights": weights, "backups": backups, "state": state, "held": held}
+        sizes = self._flat.nbytes, self.backups.bytes_held(), self.commits.state_bytes(), self._waiting.bytes_held()
+        return dict(zip(("weights", "backups", "state", "held"), sizes, strict=True))

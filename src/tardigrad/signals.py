@@ -20,11 +20,15 @@ class StopSignals:
     Only in the main thread, the only one that may set handlers; elsewhere signals do what they did. The old handlers
     are put back.
 
+    Args:
+        what: is done at the first one, in words.
+
     Attributes:
         received: the first signal, once there was one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "finishing the commit and writing a checkpoint") -> None:
+        self._what = what
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, _Handler] = {}
 
@@ -48,7 +52,7 @@ class StopSignals:
         name = signal.Signals(number).name
         if self.received is None:
             self.received = signal.Signals(number)
-            _say(f"{name}: finishing the commit and writing a checkpoint; once more: leave at once")
+            _say(f"{name}: {self._what}; once more: leave at once")
             return
         _say(f"{name} again: leaving at once")
         os._exit(128 + number)  # the workers end by themselves when this process is gone

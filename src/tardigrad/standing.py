@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tardigrad.errors import RunDirectoryError
+from tardigrad.invitation import find_invitation
 from tardigrad.logs import read_header
 from tardigrad.presence import ProcessMark, process_of, read_status
 
@@ -81,6 +82,11 @@ def find_standing(directory: Path) -> Standing:
     try:
         config = json.loads((directory / "config.json").read_text())
     except OSError:
+        invitation = find_invitation(directory)
+        if invitation is not None:
+            raise RunDirectoryError(
+                f"{directory} waits for its first worker, and shows nothing before. It joins with: {invitation.line}"
+            ) from None
         raise RunDirectoryError(f"{directory} is not a run directory: it holds no config.json.") from None
     except ValueError:
         raise RunDirectoryError(f"{directory / 'config.json'} is damaged: it is not JSON.") from None
@@ -94,7 +100,7 @@ def find_standing(directory: Path) -> Standing:
 
 def describe(standing: Standing) -> list[str]:
     """The run in a few lines: how it stands, how far it came, and what to type."""
-    return [f"{standing.directory}: {_how(standing)}", *_far(standing), *_advice(standing)]
+    return [f"{standing.directory}: {_how(standing)}", *_far(standing), *_advice(standing), *_open_to_others(standing)]
 
 
 def _how(standing: Standing) -> str:
@@ -145,10 +151,27 @@ def _advice(standing: Standing) -> list[str]:
         return [f"pictures: tardigrad report {place}; weights: tardigrad export {place}"]
     if standing.may_go_on:
         unless = {"unseen": "if it does not run: ", "elsewhere": "if it does not run there: "}.get(standing.state, "")
-        return [f"{unless}tardigrad train --resume {place}"]
+        return [f"{unless}{_going_on(standing.config).format(place)}"]
     if standing.state in ("killed", "interrupted"):
         return ["it has no checkpoint to go on from; --checkpoint-every MINUTES says how often one is written"]
     return []
+
+
+def _going_on(config: Mapping[str, Any]) -> str:
+    """What to type so that a run in a directory goes on."""
+    if config.get("engine") == "joined":
+        return "tardigrad serve --resume {}"
+    return "tardigrad run --directory {} SCRIPT" if config.get("task") == "script" else "tardigrad train --resume {}"
+
+
+def _open_to_others(standing: Standing) -> list[str]:
+    """Of a run that workers of other machines may join: how many are there, and how."""
+    invitation = find_invitation(standing.directory) if standing.state in ("running", "elsewhere") else None
+    if invitation is None:
+        return []
+    here, wanted = len(taking_part_in(standing)), standing.config["workers"]
+    waits = f"{here} of {wanted} workers are there; " if here < wanted else ""
+    return [f"{waits}more join with: {invitation.line}"]
 
 
 def newest_checkpoint(directory: Path) -> dict[str, Any] | None:

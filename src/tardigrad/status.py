@@ -58,10 +58,14 @@ def _picture(standing: Standing) -> Group:
 
 
 def _workers(status: Mapping[str, Any], config: Mapping[str, Any]) -> Table:
-    """A line for each worker; ``s a step`` is what a gradient takes, without waiting and without the exchange."""
+    """A line for each worker; ``s a step`` is what a gradient takes, without waiting and without the exchange.
+
+    Where workers of other machines take part the last column says of which.
+    """
     table = Table(box=None, pad_edge=False)
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="left" if heading == "state" else "right")
+    elsewhere = any(worker.get("host") for worker in status["workers"])
+    for heading in (*_HEADINGS, *(["where"] if elsewhere else [])):
+        table.add_column(heading, justify="left" if heading in ("state", "where") else "right")
     for worker in status["workers"]:
         number, step, staleness = worker["worker"], worker["step_seconds"], worker["staleness"]
         pushes = status["pushes_per_second"].get(str(number))
@@ -74,6 +78,7 @@ def _workers(status: Mapping[str, Any], config: Mapping[str, Any]) -> Table:
             "" if pushes is None else f"{pushes * _batch(config, number):,.0f}",
             "" if step is None else f"{step:.3g}",
             "" if staleness is None else f"{staleness:.1f}",
+            *([worker.get("host") or "here"] if elsewhere else []),
         )
     return table
 

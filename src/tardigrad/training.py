@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tardigrad.arithmetic import threads
-from tardigrad.assembling import assemble, blueprint_of, configure
+from tardigrad.assembling import assemble, blueprint_of, configure, meeting_of
 from tardigrad.assembling import chosen_threads as chosen_threads
 from tardigrad.assembling import resolve as resolve
 from tardigrad.assembling import resolve_rule as resolve_rule
@@ -23,7 +23,7 @@ from tardigrad.config import RunConfig, file_name
 from tardigrad.directories import create_directory, cut_back, lives, may_go_on
 from tardigrad.engines import ENGINES
 from tardigrad.engines.base import BasicEngine, Evaluation, Observer, Stage
-from tardigrad.errors import AllWorkersLost, Diverged, RunDirectoryError, Stopped, WorkerFailed
+from tardigrad.errors import AllWorkersLost, Diverged, RunDirectoryError, ShardLost, Stopped, WorkerFailed
 from tardigrad.integrations.tensorboard import event_files
 from tardigrad.logs import read_header
 from tardigrad.presence import require_nobody
@@ -33,6 +33,7 @@ from tardigrad.saving import Saving
 from tardigrad.server import ParameterServer
 from tardigrad.specs import parse_spec
 from tardigrad.steering import Steering
+from tardigrad.stores import bring
 from tardigrad.tasks.base import Metric, Task
 
 
@@ -95,6 +96,7 @@ def train(
         Diverged: when the weights are no longer finite; the run is recorded up to there.
         Stopped: because ``stop`` said so.
         AllWorkersLost, WorkerFailed: with real workers; a checkpoint was written.
+        ShardLost: with several shards; the run goes on from its last checkpoint.
     """
     config = configure(recipe, rule=rule, **settings)
     engine_class = ENGINES.load(config.engine)
@@ -103,6 +105,7 @@ def train(
     made = rule if isinstance(rule, Rule) else make_rule(config.rule, optimizer=config.optimizer)
     with threads(1), torch.random.fork_rng(devices=_cuda_devices(config)):
         place = Path(directory) if directory is not None else fresh_directory(config)
+        tell(observers, bring(config.store, place))
         job = assemble(as_begun(config, place), task, made, named=not isinstance(recipe, Task))
         if engine_class.has_processes:
             require_nobody(place)
@@ -111,7 +114,8 @@ def train(
         life = 0 if state is None else lives(place) + 1
         recorder = recorder_of(place, config, task.metric, job, None if state is None else state["recorder"])
         with watched(place, recorder, state, observers, steered=engine_class.has_processes) as (steering, watching):
-            engine = engine_class(replace(job, observers=watching, steering=steering, life=life))
+            meeting = meeting_of(config, place)
+            engine = engine_class(replace(job, observers=watching, steering=steering, life=life, meeting=meeting))
             if state is None and job.faults.faults:
                 recorder.noted(0.0, f"chaos: {describe(job.faults)}")
             if state is not None:
@@ -171,6 +175,12 @@ def make_ready(server: ParameterServer, observers: Sequence[Observer], *, mirror
     server.prepare(mirrored=mirrored)
 
 
+def tell(observers: Sequence[Observer], words: str) -> None:
+    """Tell those who watch what was done before the run begins; nothing where there are no words."""
+    for observer in observers if words else ():
+        observer.noted(0.0, words)
+
+
 def opened(place: Path, config: RunConfig) -> dict[str, Any] | None:
     """Make the directory ready: cut back to its last checkpoint, whose state is returned; None: the run begins."""
     found = read_checkpoint(place) if may_go_on(place) else None
@@ -211,6 +221,10 @@ def run_engine(engine: BasicEngine, recorder: Recorder, saving: Saving) -> dict[
         status = "stopped"
         error.add_note(f"Its state is saved; when the cause is gone: {engine.goes_on_by.format(recorder.directory)}")
         raise
+    except ShardLost as error:
+        status = "stopped"  # as if this process had been killed
+        error.add_note(f"If there is one: {engine.goes_on_by.format(recorder.directory)}")
+        raise
     finally:
         saving.finish()
         if status == "stopped":
@@ -221,6 +235,9 @@ def run_engine(engine: BasicEngine, recorder: Recorder, saving: Saving) -> dict[
             summary = recorder.finish(status, message=message, memory=server.bytes_held(), gradients=how)
         if status in ("finished", "diverged") and not saving.asked_for:
             remove_checkpoints(recorder.directory)
+        if status in ("finished", "diverged"):
+            saving.keep_end()
+        server.close()
     return summary
 
 

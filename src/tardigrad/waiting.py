@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +37,14 @@ class WaitingPushes:
         buffers = {name: tensor.clone() for name, tensor in push.buffers.items()}
         self._held[worker] = (replace(push, gradient=push.gradient.clone(), buffers=buffers), read)
         self._owned.add(worker)
+
+    def gradient_of(self, worker: int) -> Tensor:
+        """Of its push, which waits; the caller's own memory until `own`."""
+        return self._held[worker][0].gradient
+
+    def __iter__(self) -> Iterator[int]:
+        """Workers whose push waits."""
+        return iter(list(self._held))
 
     def take(self, workers: Sequence[int]) -> list[tuple[Push, int]]:
         """The pushes of these workers, which wait no longer, each with the version it was computed on."""

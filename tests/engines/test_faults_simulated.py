@@ -100,6 +100,20 @@ def require_laws(made, tape, *, samples=SAMPLES, epochs=EPOCHS):
     assert len(set(lives)) == len(lives)
 
 
+def push_times(tape, worker):
+    """When this worker's pushes were committed."""
+    return [event[1] for event in tape.of("commit") if event[2].worker == worker]
+
+
+def test_a_cut_link_holds_one_push_up_and_a_delay_every_one_from_then_on():
+    made, tape = run("cut worker 2 at push 3 for 20 s; delay worker 1 by 250 ms from push 2", workers=3)
+    require_laws(made, tape)
+    assert push_times(tape, 2)[:4] == [1.0, 2.0, 23.0]
+    assert push_times(tape, 1)[:4] == [1.0, 2.5, 4.0, 5.5]  # there and back
+    assert push_times(tape, 0)[:3] == [1.0, 2.0, 3.0]
+    assert not tape.of("fail")
+
+
 def test_a_killed_workers_push_never_arrives_and_its_samples_go_to_the_next():
     made, tape = run("kill worker 2 at push 3 after 0.25 of a step")
     (_, time, failure), = tape.of("fail")  # fmt: skip

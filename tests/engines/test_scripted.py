@@ -42,6 +42,13 @@ def test_a_killed_worker_with_a_prefetching_loader_loses_nothing_and_the_run_rep
     require_sound(tmp_path / "run", epochs=2)
 
 
+def test_a_worker_that_is_given_up_leaves_its_samples_to_the_others(tmp_path):
+    run = a_run(scripts.usual, tmp_path / "run", args=(2, 1), max_restarts=0, chaos="kill worker 1 at push 3")
+    assert run.summary["failures"] == {"died": 1}
+    assert not events(tmp_path / "run", "join")
+    require_sound(tmp_path / "run", epochs=2)
+
+
 def test_a_worker_that_raises_with_leases_fetched_ahead_replays(tmp_path):
     run = a_run(scripts.usual, tmp_path / "run", args=(2, 1), chaos="raise in worker 0 at push 4")
     assert run.summary["failures"] == {"raised": 1}

@@ -42,7 +42,7 @@ def simulate(tmp_path, **settings):
 
 def test_unequal_exponential_workers_have_the_mean_staleness_of_theory(tmp_path):
     speeds = (1.0, 2.0, 0.5, 4.0)
-    counts = simulate(tmp_path, workers=4, speeds=speeds, epochs=16, delay="exponential(mean=1.0)")
+    counts = simulate(tmp_path, workers=4, speeds=speeds, epochs=5, delay="exponential(mean=1.0)")
     for worker, expected in enumerate(mean_staleness(speeds)):
         values = list(counts[worker].elements())
         mean = sum(values) / len(values)
@@ -53,7 +53,7 @@ def test_unequal_exponential_workers_have_the_mean_staleness_of_theory(tmp_path)
 
 def test_equal_exponential_workers_have_geometric_staleness(tmp_path):
     workers = 8
-    counts = simulate(tmp_path, workers=workers, epochs=12, delay="exponential(mean=1.0)")
+    counts = simulate(tmp_path, workers=workers, epochs=5, delay="exponential(mean=1.0)")
     total = sum(counts.values(), Counter())
     observed, expected, rest = [], [], sum(total.values())
     for k, share in enumerate(staleness_law([1.0] * workers, 0, 40)):

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from tardigrad.commands.executing import HOW, execute_with, require_script
 from tardigrad.config import RunConfig
 from tardigrad.errors import InvalidArgument, Stopped
 from tardigrad.signals import StopSignals
 
 if TYPE_CHECKING:
     from tardigrad.engines.base import Observer
-
-_HOW = "Type: tardigrad run [--workers 4] ... script.py [its arguments]; options for tardigrad stand before the script."
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +30,9 @@ class RunOptions:
     that main.
     """
 
-    engine: Literal["local", "none"] | None = None
-    """Where the workers live: local (a process for each), or none: plain PyTorch in this process."""
+    engine: Literal["local", "ray", "none"] | None = None
+    """Where the workers live: local (a process for each), ray (a Ray actor for each), or none: plain PyTorch in this
+    process."""
     workers: int | None = None
     """How many workers, >= 1."""
     group: int | None = None
@@ -75,6 +73,8 @@ class RunOptions:
     """How many checkpoints are kept, >= 1."""
     digest_every: int | None = None
     """Commits between digests of the weights in the log, which a replay compares; 0: at evaluations and at the end."""
+    wire: Literal["float32", "bfloat16"] | None = None
+    """What gradients are handed in as: bfloat16 travels between machines in 2 bytes a number, and rounds everywhere."""
     hang_after: float | None = None
     """Seconds without a push after which a worker is ended and restarted, or 20 times its median step if more."""
     first_step: float | None = None
@@ -89,11 +89,22 @@ class RunOptions:
     """A name for tables; by default the rule's."""
     directory: Path | None = None
     """Where to record; by default a new directory below runs/."""
+    shards: int | None = None
+    """Processes that hold the weights, each a part of them, >= 1."""
+    store: str | None = None
+    """Keep checkpoint and log there too, and go on from there: a folder of the run's own, such as s3://bucket/run-7."""
+    address: str | None = None
+    """With --engine ray: of a cluster that runs, such as auto or 10.0.0.1:6379; by default one of its own here."""
+    ray: str | None = None
+    """With --engine ray: what each worker needs and where, such as "num_gpus=1, strategy='spread'"."""
+    server_actor: bool = False
+    """With --engine ray: the server is an actor too, and begins again on another node when its own is gone."""
 
     @property
     def settings(self) -> dict[str, Any]:
         """What was typed, as `tardigrad.run` takes it."""
         found = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        del found["server_actor"]
         typed = {name: value for name, value in found.items() if value is not None}
         if isinstance(typed.get("batch_size"), tuple) and len(typed["batch_size"]) == 1:
             typed["batch_size"] = typed["batch_size"][0]
@@ -107,20 +118,26 @@ def run(words: list[str]) -> int:
     before, script, after = split_script(words)
     options = tyro.cli(RunOptions, args=before, prog="tardigrad run")
     if script is None:
-        raise InvalidArgument(f"name a script. {_HOW}")
-    if not Path(script).is_file():
-        raise InvalidArgument(f"there is no script {script}. {_HOW}")
-    from tardigrad.running import overriding
-    from tardigrad.session.scripts import as_main, execute
+        raise InvalidArgument(f"name a script. {HOW}")
+    return _elsewhere(script, after, options) if options.server_actor else start(script, after, options.settings)
 
+
+def _elsewhere(script: str, after: Sequence[str], options: RunOptions) -> int:
+    """The same, with the server in an actor."""
+    from tardigrad.commands.elsewhere import require_ray, run_elsewhere
+
+    require_ray(options.engine)
+    require_script(script)
+    with StopSignals() as signals:
+        return run_elsewhere(script, after, options.settings, observers=[_teller()], stop=signals.asked)
+
+
+def start(script: str, after: Sequence[str], settings: Mapping[str, Any]) -> int:
+    """Run a script with these arguments, under these settings; the exit status, as of `run`."""
+    require_script(script)
     with ExitStack() as open_now:
-        module = open_now.enter_context(as_main(script, after))
-        asked, told = _signals(open_now), [_teller()]
-        overridden = open_now.enter_context(overriding(options.settings, observers=told, stop=asked))
         try:
-            execute(module)
-            if not overridden.reached:
-                _run_main(module, script)
+            overridden = execute_with(script, after, settings, observers=[_teller()], stop=_signals(open_now))
         except Stopped as stopped:
             _say_how_far(stopped.directory, script)
             return 3
@@ -136,19 +153,6 @@ def split_script(words: Sequence[str]) -> tuple[list[str], str | None, list[str]
         if word.endswith(".py"):
             return list(words[:place]), word, list(words[place + 1 :])
     return list(words), None, []
-
-
-def _run_main(module: ModuleType, script: str) -> None:
-    """Run the main(session) of a script that did not call `tardigrad.run`."""
-    from tardigrad.running import run as run_function
-
-    main = getattr(module, "main", None)
-    if not inspect.isfunction(main):
-        raise InvalidArgument(
-            f"{script} has come to its end and trained nothing: it neither called tardigrad.run(main, ...) nor "
-            "defines main(session). Put the training into `def main(session):`."
-        )
-    run_function(main)
 
 
 def _signals(open_now: ExitStack) -> Callable[[], bool]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -18,21 +18,30 @@ from tardigrad.options import ResumeOptions, TrainOptions, seconds_of, split_rec
 from tardigrad.signals import StopSignals
 
 if TYPE_CHECKING:
+    from tardigrad.tasks.base import Task
     from tardigrad.training import Run
 
 
 def train(words: list[str]) -> int:
     """``tardigrad train``; the exit status: 3 where the run was stopped and can go on."""
+    return obey("train", words)
+
+
+def obey(command: str, words: list[str], **base: Any) -> int:
+    """Train, or go on with a run; ``base``: settings that the command begins with, in place of the recipe's."""
     try:
-        return _resume(words[1:]) if words[:1] == ["--resume"] else _begin(words)
+        return _resume(command, words[1:]) if words[:1] == ["--resume"] else _begin(command, words, base)
     except Stopped as stopped:
-        _say_how_far(stopped.directory)
+        _say_how_far(command, stopped.directory)
         return 3
 
 
-def _begin(words: list[str]) -> int:
-    base, name, rest = split_recipe("train", words)
-    options = tyro.cli(TrainOptions, default=TrainOptions(base), args=rest, prog=f"tardigrad train {name}")
+def _begin(command: str, words: list[str], base: Mapping[str, Any]) -> int:
+    recipe, name, rest = split_recipe(command, words)
+    default = TrainOptions(recipe.replace(**base))
+    options = tyro.cli(TrainOptions, default=default, args=rest, prog=f"tardigrad {command} {name}")
+    if base.get("engine", options.config.engine) != options.config.engine:
+        raise InvalidArgument(f"tardigrad {command} has an engine of its own: leave out --engine.")
     if options.dry_run:
         from tardigrad.plan import print_plan
 
@@ -46,6 +55,8 @@ def _begin(words: list[str]) -> int:
     from tardigrad.progress import TrainProgress
 
     config, task = training.resolve(options.config)
+    if options.server_actor:
+        return _elsewhere(config, task, options.directory or training.fresh_directory(config), stop_after)
     with (
         _stopping(stop_after) as stop,
         TrainProgress(config, samples=len(task.train) * config.epochs, metric=task.metric) as progress,
@@ -54,8 +65,19 @@ def _begin(words: list[str]) -> int:
     return _conclude(run)
 
 
-def _resume(words: list[str]) -> int:
-    options = tyro.cli(ResumeOptions, args=words, prog="tardigrad train --resume")
+def _elsewhere(config: RunConfig, task: Task, directory: Path, stop_after: float) -> int:
+    """The same, with the server in an actor."""
+    from tardigrad.commands.elsewhere import require_ray, train_elsewhere
+    from tardigrad.progress import TrainProgress
+
+    require_ray(config.engine)
+    samples = len(task.train) * config.epochs
+    with _stopping(stop_after) as stop, TrainProgress(config, samples=samples, metric=task.metric) as progress:
+        return train_elsewhere(config, directory, observers=[progress], stop=stop)
+
+
+def _resume(command: str, words: list[str]) -> int:
+    options = tyro.cli(ResumeOptions, args=words, prog=f"tardigrad {command} --resume")
     stop_after = seconds_of(options.stop_after)
     if (options.run / "config.json").is_file():
         _prepare(RunConfig.from_json(json.loads((options.run / "config.json").read_text())))
@@ -64,20 +86,21 @@ def _resume(words: list[str]) -> int:
     from tardigrad.standing import reached_by_checkpoint
 
     stopped = training.stopped_config(options.run)
-    config, task = training.resolve(stopped.replace(data_dir=options.data_dir or stopped.data_dir))
+    changed = {"data_dir": options.data_dir or stopped.data_dir, "listen": options.listen or stopped.listen}
+    config, task = training.resolve(stopped.replace(**changed))
     reached = reached_by_checkpoint(options.run)
     samples, applied = len(task.train) * config.epochs, 0 if reached is None else reached.samples
     with (
         _stopping(stop_after) as stop,
         TrainProgress(config, samples=samples, applied=applied, metric=task.metric) as progress,
     ):
-        run = training.resume(options.run, observers=[progress], stop=stop, data_dir=config.data_dir)
+        run = training.resume(options.run, observers=[progress], stop=stop, **changed)
     return _conclude(run)
 
 
 def _prepare(config: RunConfig) -> None:
     """Start what real workers come from. It imports torch and builds the task while this process does the same."""
-    if config.engine == "local":
+    if config.engine in ("local", "joined", "ray"):
         from tardigrad.engines.local.nursery import prepare
 
         prepare(config.task, imports=config.imports, data_dir=config.data_dir)
@@ -91,14 +114,14 @@ def _stopping(seconds: float) -> Iterator[Callable[[], bool]]:
         yield lambda: signals.asked() or time.time() >= deadline
 
 
-def _say_how_far(directory: Path) -> None:
+def _say_how_far(command: str, directory: Path) -> None:
     """The last lines of a run that was stopped."""
     from tardigrad.standing import reached_by_checkpoint
 
     reached = reached_by_checkpoint(directory)
     if reached is not None:
         print(f"stopped at {reached.words}", file=sys.stderr)
-    print(f"to go on: tardigrad train --resume {directory}", file=sys.stderr)
+    print(f"to go on: tardigrad {command} --resume {directory}", file=sys.stderr)
 
 
 def _conclude(run: Run) -> int:

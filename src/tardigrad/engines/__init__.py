@@ -9,6 +9,19 @@ ENGINES = Registry(
     {
         "simulated": "tardigrad.engines.simulated:SimulatedEngine",
         "local": "tardigrad.engines.local.engine:LocalEngine",
+        "joined": "tardigrad.engines.joined.engine:JoinedEngine",
+        "ray": "tardigrad.engines.ray.engine:RayEngine",
     },
     group="tardigrad.engines",
 )
+"""Of tasks."""
+SCRIPT_ENGINES = Registry(
+    "engine of scripts",
+    {
+        "local": "tardigrad.engines.local.scripted:ScriptEngine",
+        "joined": "tardigrad.engines.joined.scripted:JoinedScriptEngine",
+        "ray": "tardigrad.engines.ray.scripted:RayScriptEngine",
+    },
+    group="tardigrad.script_engines",
+)
+"""Of users' own training scripts."""

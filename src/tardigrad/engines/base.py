@@ -6,14 +6,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from tardigrad.blueprint import Blueprint
 from tardigrad.delays import ComputeTimes
 from tardigrad.evaluation import Evaluator
 from tardigrad.faults import FaultPlan
+from tardigrad.invitation import Invitation
 from tardigrad.records import Commit, Failure, Held, Lease, Push, Rejected, Snapshot
 from tardigrad.server import ParameterServer
+from tardigrad.shards.links import Opening, near
 from tardigrad.worker import Worker
 
 
@@ -25,11 +28,18 @@ class Network:
         latency: seconds each way, >= 0.
         bandwidth: bytes per second of one worker's link, > 0.
         service: seconds the server is busy with one push, >= 0; it serves one at a time, in order of arrival.
+        wire: what gradients travel as; see `tardigrad.arithmetic.Arithmetic`.
     """
 
     latency: float = 0.0
     bandwidth: float = math.inf
     service: float = 0.0
+    wire: str = "float32"
+
+    def exchange(self, numbers: int, itemsize: int) -> float:
+        """Seconds for weights of so many numbers of so many bytes down, and a gradient up."""
+        up = 2 if self.wire == "bfloat16" else itemsize
+        return self.transfer(numbers * itemsize) + self.transfer(numbers * up)
 
     def transfer(self, size: int) -> float:
         """Seconds for ``size`` bytes one way."""
@@ -141,7 +151,15 @@ class Observer:
         """A worker takes part from now on: one that was added, or one that is restarted. (Not told of the first.)"""
 
     def left(self, time: float, worker: int, incarnation: int, reason: str) -> None:
-        """A worker takes part no longer: "failed" or "removed". Its lease has gone back."""
+        """A worker takes part no longer. Its lease has gone back.
+
+        Args:
+            time: seconds of the engine's clock.
+            worker, incarnation: which life of which worker.
+            reason: "failed", "removed" (fewer were wished for), "stopped" (a script's run is taken up again), "drained"
+                (its machine said that it leaves), "absent" (it did not come back to a run that was taken up again) or
+                "refused" (its machine cannot compute what the run does).
+        """
 
     def failed(self, time: float, failure: Failure) -> None:
         """A worker failed; `left` follows, and `joined` where it is restarted."""
@@ -151,6 +169,9 @@ class Observer:
 
     def noted(self, time: float, words: str) -> None:
         """Something else that a reader of the log should know."""
+
+    def invited(self, time: float, invitation: Invitation) -> None:
+        """From now on workers of other machines may join."""
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """The weights were evaluated."""
@@ -162,12 +183,14 @@ class WorkerView:
 
     Attributes:
         worker, incarnation: which life of which worker.
-        state: ``starting``, ``computing``, ``waiting`` (for its turn or for samples) or ``stopped``.
+        state: ``starting``, ``computing``, ``waiting`` (for its turn or for samples), ``cut off`` (its machine cannot
+            be reached) or ``stopped``.
         pid: of its process.
         pushes: so far, over all its lives.
         step_seconds: the median of its last gradients; None before the first.
         staleness: mean of its last commits; None before the first.
         since: seconds for which it has been in this state.
+        host: name of the machine that its process is on; empty: the server's.
     """
 
     worker: int
@@ -178,6 +201,7 @@ class WorkerView:
     step_seconds: float | None
     staleness: float | None
     since: float
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +233,29 @@ class Limits:
     digest_every: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """How workers of other machines reach a run; see `RunConfig` for what is not explained.
+
+    Attributes:
+        directory: of the run, where it is said how to join.
+        own_workers: how many of the workers are processes of the server's machine.
+        workers: how many there are to be at the run's beginning.
+    """
+
+    directory: Path
+    listen: str = "127.0.0.1:0"
+    secret_file: str = ""
+    trusted_network: bool = False
+    reconnect_within: float = 30.0
+    own_workers: int = 0
+    workers: int = 1
+    shards: int = 1
+    data_dir: str = ""
+    address: str = ""
+    ray: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """What every engine needs, wherever gradients come from.
@@ -223,6 +270,7 @@ class Stage:
         limits: when a worker counts as failed, and what follows.
         speeds: for real workers, how fast each is: in (0, 1], one for each, or empty.
         steering: shows the run to the outside and takes wishes from there.
+        meeting: how workers of other machines reach the run.
     """
 
     server: ParameterServer
@@ -234,6 +282,7 @@ class Stage:
     limits: Limits = Limits()
     speeds: Sequence[float] = ()
     steering: Steering | None = None
+    meeting: Meeting | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +320,16 @@ class BasicEngine(ABC):
 
     def __init__(self, job: Stage) -> None:
         self.job = job
+
+    @classmethod
+    def opening(cls, imports: Sequence[str], meeting: Meeting) -> Opening:
+        """What makes the shards of a server whose weights are split, all but the first: here, in this process.
+
+        Args:
+            imports: modules or files that register the rule, for shards in other processes.
+            meeting: how other machines are reached.
+        """
+        return near
 
     @property
     def now(self) -> float:

@@ -20,11 +20,15 @@ class Lives:
     Args:
         job: whose limits hold, and whose server and observers are told.
         committed: told (time, commit) of a round that had been waiting for the worker that failed only.
+
+    Attributes:
+        alone: whether nobody else can come where all workers are lost.
     """
 
     def __init__(self, job: Stage, committed: Callable[[float, Commit], None]) -> None:
         self._job = job
         self._committed = committed
+        self.alone = True
         self._restarts: dict[int, int] = {}
         self._given_up: dict[int, Failure | None] = {}  # worker -> its last failure; None: before the run was resumed
 
@@ -38,6 +42,11 @@ class Lives:
     def restarts(self) -> dict[int, int]:
         """How often each worker was restarted, those that never were left out."""
         return dict(self._restarts)
+
+    @property
+    def last_failures(self) -> list[Failure]:
+        """Of those that were given up; those of before the run was resumed are not known."""
+        return [failure for failure in self._given_up.values() if failure is not None]
 
     @property
     def given_up(self) -> list[int]:
@@ -59,19 +68,28 @@ class Lives:
             WorkerFailed: failures are to end the run (``on_failure="raise"``), or this one does.
             AllWorkersLost: nobody is left, and some samples are.
         """
-        job, worker = self._job, failure.worker
-        for observer in job.observers:
-            observer.failed(time, failure)
-        self.leave(time, worker, failure.incarnation, "failed")
-        if fatal or job.limits.on_failure == "raise":
-            raise WorkerFailed(failure)
-        if self._restarts.get(worker, 0) < job.limits.max_restarts:
+        self.lost(time, failure, fatal=fatal)
+        worker = failure.worker
+        if self._restarts.get(worker, 0) < self._job.limits.max_restarts:
             self._restarts[worker] = self._restarts.get(worker, 0) + 1
             self.join(time, worker)
             return True
         self._given_up[worker] = failure
         self._require_somebody()
         return False
+
+    def lost(self, time: float, failure: Failure, *, fatal: bool = False) -> None:
+        """As `failed`, but it is not known yet whether somebody takes its place.
+
+        Raises:
+            WorkerFailed: as `failed`.
+        """
+        job = self._job
+        for observer in job.observers:
+            observer.failed(time, failure)
+        self.leave(time, failure.worker, failure.incarnation, "failed")
+        if fatal or job.limits.on_failure == "raise":
+            raise WorkerFailed(failure)
 
     def leave(self, time: float, worker: int, incarnation: int, reason: str) -> None:
         """A worker takes part no longer: its lease goes back, and a round that waited for it only is committed."""
@@ -113,6 +131,5 @@ class Lives:
 
     def _require_somebody(self) -> None:
         server = self._job.server
-        if not server.live and not self.over:
-            last = [failure for failure in self._given_up.values() if failure is not None]
-            raise AllWorkersLost(server.version, last)
+        if self.alone and not server.live and not self.over:
+            raise AllWorkersLost(server.version, self.last_failures)

@@ -42,8 +42,7 @@ class SimulatedEngine(Engine):
         self._clock = EvaluationClock(job)
         self._lives = Lives(job, self._committed)
         self._now = 0.0
-        size = job.server.layout.numel * job.server.flat.element_size()
-        self._transfer = job.network.transfer(size)
+        self._travels = job.network.exchange(job.server.layout.numel, job.server.flat.element_size())
 
     def run(self, pause: Callable[[], bool] | None = None) -> bool:
         """Train until every lease is finished or lost; see the base class."""
@@ -136,8 +135,9 @@ class SimulatedEngine(Engine):
 
     def _seconds(self, worker: int, computing: float) -> float:
         """From a worker's pull to its push, or to the moment when it is seen that none will come."""
-        fault, there_and_back = self._fault(worker), 2.0 * self._transfer + computing
-        if fault is None:
+        fault, late = self._fault(worker), self.job.faults.latency(worker, self._gradients[worker])
+        there_and_back = self._travels + 2.0 * late + computing
+        if fault is None or fault.kind == "delay":
             return there_and_back
         if fault.kind == "kill":
             return fault.moment * computing

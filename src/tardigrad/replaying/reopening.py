@@ -99,7 +99,9 @@ class RecordedRun:
         Raises:
             ReplayError: the task cannot be built here, or has become another one.
         """
-        plain = self.config.replace(engine=self.engine, delay="constant(1)", speeds=(), chaos="", **self._commits(rule))
+        plain = self.config.replace(
+            engine=self.engine, delay="constant(1)", speeds=(), chaos="", shards=1, **self._commits(rule)
+        )
         given = task is not None
         try:
             import_all(self.config.imports)

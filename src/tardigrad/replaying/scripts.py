@@ -62,7 +62,7 @@ def _replayed(
     """The engine after the replay, and why it ended before the log's end; empty if it did not."""
     header = recorded.header
     config = recorded.config.replace(
-        chaos="", commit_path=header["commit_path"], commit_threads=header.get("commit_threads", 1)
+        chaos="", shards=1, commit_path=header["commit_path"], commit_threads=header.get("commit_threads", 1)
     )
     prepare_for_scripts()
     lineup = Lineup.from_json(recorded.environment)

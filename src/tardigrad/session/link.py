@@ -144,6 +144,7 @@ class Link(ABC):
         incarnation: which life of the worker this is.
         seed: of the run.
         rank, group: which process of how many this is; more than one are one worker together.
+        travels_as: what a gradient is rounded to before it is handed in: see `tardigrad.arithmetic.Arithmetic.wire`.
         renewed: called with what was read anew while the worker waited for samples; set by the session.
     """
 
@@ -153,6 +154,7 @@ class Link(ABC):
     seed: int
     rank: int = 0
     group: int = 1
+    travels_as: str = "float32"
     renewed: Callable[[Released], None] | None = None
 
     @abstractmethod

@@ -54,7 +54,7 @@ class ServedSession(Session):
     def _prepare(self, given: Given) -> tuple[Any, ...]:
         plan = planned(given, self.device, group=self.group)
         self._welcome = self._link.prepare(prepared(given, plan))
-        plan.travelling.attach(self._welcome)
+        plan.travelling.attach(self._welcome, travels_as=self._link.travels_as)
         self._model, self._travelling = given.model, plan.travelling
         self._clock = EpochClock(self._link, self._welcome.epoch)
         if given.epochs is not None:

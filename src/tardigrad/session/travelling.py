@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from tardigrad.arithmetic import rounded_for
 from tardigrad.buffers import copy_into, persistent_buffers
 from tardigrad.layout import FlatLayout
 from tardigrad.session import mistakes
@@ -44,8 +45,14 @@ class Travelling:
         self._known = {id(parameter) for parameter in model.parameters()}
         self._absent: frozenset[int] = frozenset()
 
-    def attach(self, welcome: Welcome) -> None:
-        """Make every parameter a view of its place; its value and the buffers' are then the server's."""
+    def attach(self, welcome: Welcome, *, travels_as: str = "float32") -> None:
+        """Make every parameter a view of its place; its value and the buffers' are then the server's.
+
+        Args:
+            welcome: where the places are.
+            travels_as: what gradients are handed up as; see `tardigrad.arithmetic.rounded_for`.
+        """
+        self._travels_as = travels_as
         self._down, self._up, self._returned = welcome.weights, welcome.gradient, welcome.returned
         self._weights, self._gradient = self._down, self._up
         if _apart(self._device):
@@ -96,7 +103,7 @@ class Travelling:
         """
         if divided_by > 1:
             self._gradient.div_(divided_by)
-        norm = torch.linalg.vector_norm(self._gradient)
+        norm = torch.linalg.vector_norm(rounded_for(self._travels_as, self._gradient))
         if self._gradient is not self._up:
             self._up.copy_(self._gradient)
         copy_into(self._returned, self.buffers)

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from tardigrad.errors import ProtocolError
@@ -59,6 +60,11 @@ class Wire:
         if word == _BESIDE and descriptors:
             word, content = _read(content_of(descriptors.pop()))
         return word, content, descriptors
+
+    def shut(self) -> None:
+        """Say and hear nothing more; the other end notices, and what was said already still arrives there."""
+        with suppress(OSError):
+            self._end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close this end; the other one notices."""

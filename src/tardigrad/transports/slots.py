@@ -108,12 +108,17 @@ class SlotLayout:
     @classmethod
     def of(cls, layout: FlatLayout, buffers: Mapping[str, Tensor]) -> SlotLayout:
         """For weights of this layout and a model with these buffers."""
-        end = _aligned(layout.size * layout.dtype.itemsize)
+        return cls.holding(layout.dtype, layout.size, buffers)
+
+    @classmethod
+    def holding(cls, dtype: torch.dtype, elements: int, buffers: Mapping[str, Tensor]) -> SlotLayout:
+        """For so many numbers in one piece, and these buffers."""
+        end = _aligned(elements * dtype.itemsize)
         places = []
         for name, tensor in buffers.items():
             places.append((name, tensor.dtype, tuple(tensor.shape), end))
             end = _aligned(end + tensor.numel() * tensor.element_size())
-        return cls(layout.dtype, layout.size, tuple(places), max(end, _ALIGNMENT))
+        return cls(dtype, elements, tuple(places), max(end, _ALIGNMENT))
 
 
 class Slot:
@@ -143,6 +148,11 @@ class Slot:
         descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
         os.ftruncate(descriptor, layout.size)
         return cls(layout, descriptor)
+
+    @property
+    def memory(self) -> memoryview:
+        """All its bytes, as they lie."""
+        return memoryview(self._memory)
 
     def close(self) -> None:
         """Close the descriptor. The memory goes when the last view of it in any process does."""
@@ -201,7 +211,7 @@ class ServerEnd:
         message = self._end.recv(_LARGEST)
         if not message:
             raise EOFError
-        return _answer(message)
+        return answer_of(message)
 
     def close(self) -> None:
         """Close it: the worker ends."""
@@ -242,7 +252,13 @@ class WorkerEnd:
             self._end.send(_RAISED + _shortened(answer.traceback.encode()))
 
 
-def _answer(message: bytes) -> Answer:
+def hands_in(message: bytes) -> bool:
+    """Whether this message of a worker says that the up slot holds a gradient."""
+    return message[:1] == _PUSHED
+
+
+def answer_of(message: bytes) -> Answer:
+    """What a worker said in one message. Raises ProtocolError for bytes that are no answer."""
     kind, body = message[:1], message[1:]
     if kind == _PUSHED and len(body) == _PUSH.size:
         return Pushed(*_PUSH.unpack(body))

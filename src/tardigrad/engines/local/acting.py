@@ -39,6 +39,7 @@ class Part:
         start_method: by which the script's own processes are started, those of a DataLoader: what the starting
             process would use; without it a worker would use its own, the forkserver.
         rank, group: which process of how many that are this worker; the first is their leader.
+        wire: what gradients are handed in as; see `tardigrad.arithmetic.Arithmetic`.
     """
 
     worker: int
@@ -50,6 +51,7 @@ class Part:
     start_method: str
     rank: int = 0
     group: int = 1
+    wire: str = "float32"
 
 
 def act(end: socket.socket, role: Role, part: Part, beside: Sequence[socket.socket] = ()) -> None:
@@ -87,11 +89,15 @@ def _forked(wires: Sequence[Wire]) -> None:
 def _link(wire: Wire, others: Sequence[Wire], part: Part) -> LocalLink:
     """The way of this process to the server, which leads over the leader of its group, if it has one."""
     life = {"worker": part.worker, "workers": part.workers, "incarnation": part.incarnation, "seed": part.seed}
+    link: LocalLink
     if part.group == 1:
-        return LocalLink(wire, **life)
-    if part.rank == 0:
-        return LeaderLink(wire, others, **life)
-    return MemberLink(others[0], rank=part.rank, group=part.group, **life)
+        link = LocalLink(wire, **life)
+    elif part.rank == 0:
+        link = LeaderLink(wire, others, **life)
+    else:
+        link = MemberLink(others[0], rank=part.rank, group=part.group, **life)
+    link.travels_as = part.wire
+    return link
 
 
 def _play(link: LocalLink, role: Role, part: Part) -> None:

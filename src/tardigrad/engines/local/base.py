@@ -9,13 +9,15 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
-from tardigrad.engines.base import BasicEngine, Stage, View
+from tardigrad.engines.base import BasicEngine, Meeting, Stage, View
 from tardigrad.engines.lives import Lives
 from tardigrad.engines.local.keeper import Keeper
+from tardigrad.engines.local.sharding import shard_processes
 from tardigrad.engines.local.timers import Timers
 from tardigrad.records import Commit, Failure, Held, Push, PushResult, Rejected, Snapshot
+from tardigrad.shards.links import Opening
 
 _TICK = 0.2  # seconds between looks at what does not announce itself
 _STOOD_STILL = 2.0  # a longer gap between two looks: the machine or this process was stopped, not the workers
@@ -27,6 +29,11 @@ class ProcessEngine(BasicEngine, Generic[K]):
     """Workers as processes of this machine, the server in this process."""
 
     has_processes: ClassVar[bool] = True
+
+    @classmethod
+    def opening(cls, imports: Sequence[str], meeting: Meeting) -> Opening:
+        """Processes of this machine; see the base class."""
+        return shard_processes(imports)
 
     def __init__(self, job: Stage) -> None:
         super().__init__(job)
@@ -59,6 +66,9 @@ class ProcessEngine(BasicEngine, Generic[K]):
     @abstractmethod
     def _start(self, worker: int) -> None:
         """Begin the present life of a worker that takes part."""
+
+    def _lodge(self, station: K) -> None:
+        """A life of this worker is about to begin: say where."""
 
     @abstractmethod
     def _drop(self, worker: int) -> None:
@@ -113,12 +123,17 @@ class ProcessEngine(BasicEngine, Generic[K]):
         for station in list(self._stations.values()):
             if gap > _STOOD_STILL:
                 station.postpone(gap)
-            elif station.is_overdue(now):
-                station.hung = True
-                self._lost(station)
+            else:
+                self._watch(station, now)
         steering = self.job.steering
         if steering is not None and (wished := steering.tick(now, self._view(now))) is not None:
             self._resize(wished)
+
+    def _watch(self, station: K, now: float) -> None:
+        """See whether a worker hangs."""
+        if station.is_overdue(now):
+            station.hung = True
+            self._lost(station)
 
     def _listen(self, station: K) -> None:
         """Wait for what this worker says."""
@@ -164,16 +179,21 @@ class ProcessEngine(BasicEngine, Generic[K]):
 
     def _lost(self, station: K) -> None:
         """A worker's process has ended, or is ended because it hangs: its lease goes back, and it may begin anew."""
-        code = self._stop(station, at_once=station.hung)
-        kind = "hung" if station.hung else "raised" if station.traceback else "died"
-        version = self.job.server.version
-        failure = Failure(station.worker, station.incarnation, kind, version, code, station.traceback)  # type: ignore[arg-type]
+        failure = self._failure_of(station)
         self._drop(station.worker)
         if self._lives.failed(self.now, failure, fatal=station.mistaken):
             self._start(station.worker)
         else:
             self._forget(station)
         self._start_ready()
+
+    def _failure_of(self, station: K) -> Failure:
+        """End what is left of a worker's process; what happened to it."""
+        code = self._stop(station, at_once=station.hung)
+        kind: Literal["died", "raised", "hung"] = "died"
+        if station.hung or station.traceback:
+            kind = "hung" if station.hung else "raised"
+        return Failure(station.worker, station.incarnation, kind, self.job.server.version, code, station.traceback)
 
     def _resize(self, wished: int) -> None:
         """Add workers, lowest free number first, or remove those of the highest numbers."""

@@ -34,6 +34,7 @@ class Cast:
         limits: when a worker counts as failed.
         group: processes that are a worker, >= 1.
         judged_beside: whether one more process, which is no worker, evaluates.
+        wire: what gradients are handed in as; see `tardigrad.arithmetic.Arithmetic`.
 
     Attributes:
         judge: that process's seat; None without.
@@ -53,7 +54,9 @@ class Cast:
         limits: Limits,
         group: int = 1,
         judged_beside: bool = False,
+        wire: str = "float32",
     ) -> None:
+        self._wire = wire
         self._group, self.judged_beside = group, judged_beside
         self.judge: Seat | None = None
         self.workers = workers
@@ -74,14 +77,19 @@ class Cast:
         seat = self.seats.get(worker)
         if seat is None:
             seat = self.seats[worker] = Seat(worker, self._role)
+        self._lodge(seat)
         seat.start([self._part(worker, incarnation, rank) for rank in range(self._group)], now, self._limits)
         return seat
+
+    def _lodge(self, seat: Seat) -> None:
+        """A life of this worker is about to begin: say where."""
 
     def _part(self, worker: int, incarnation: int, rank: int) -> Part:
         device, method = device_of(worker * self._group + rank, self._device), multiprocessing.get_start_method()
         return Part(
-            worker, self.workers, incarnation, self._seed, self._threads, device, method, rank=rank, group=self._group
-        )
+            worker, self.workers, incarnation, self._seed, self._threads, device, method, rank=rank, group=self._group,
+            wire=self._wire,
+        )  # fmt: skip
 
     def first(self) -> tuple[Prepared, Seat]:
         """Wait until a worker has prepared; return what, and whose seat that is.

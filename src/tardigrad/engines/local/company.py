@@ -41,6 +41,11 @@ class Company(Wire):
                 ended = error
         raise ended
 
+    def shut(self) -> None:
+        """Say and hear nothing more, to nobody of the group."""
+        for wire in self._wires.values():
+            wire.shut()
+
     def close(self) -> None:
         """Close all ends."""
         self._readable.close()

@@ -13,12 +13,14 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
+from torch import Tensor
+
 from tardigrad.blueprint import Blueprint
 from tardigrad.buffers import copy_into
 from tardigrad.engines.base import Engine, Job
 from tardigrad.engines.local.base import ProcessEngine
 from tardigrad.engines.local.judging import EvaluationsBeside
-from tardigrad.engines.local.mischief import bring_about
+from tardigrad.engines.local.mischief import bring_about, hold_up
 from tardigrad.engines.local.nursery import prepare
 from tardigrad.engines.local.places import device_of, require_no_child, require_startable
 from tardigrad.engines.local.processes import Duty
@@ -64,11 +66,15 @@ class LocalEngine(ProcessEngine[Station], Engine):
 
     def _begin(self) -> None:
         self._lives.revive(self.now)
-        for worker in self.job.server.live:
+        for worker in self._first_ones():
             self._start(worker)
         if not self._begun:
             self._begun = True
             self._clock.evaluate(0.0)
+
+    def _first_ones(self) -> list[int]:
+        """Workers that are started at the beginning."""
+        return self.job.server.live
 
     def _is_over(self) -> bool:
         return not self._snapshots and not self.job.server.ready()
@@ -154,7 +160,7 @@ class LocalEngine(ProcessEngine[Station], Engine):
             return []
         for worker in server.ready():
             station = self._stations.get(worker)
-            if station is None or not station.is_free:
+            if station is None or not self._may_take(station):
                 continue
             snapshot = server.pull(worker, copy=False)
             if snapshot.lease is None:
@@ -163,8 +169,13 @@ class LocalEngine(ProcessEngine[Station], Engine):
             self._snapshots[worker] = snapshot
             handed.append((worker, snapshot))
             self._gradients[worker] = self._gradients.get(worker, 0) + 1
+            hold_up(self.job.faults, station, self._gradients[worker])
             self._send(station, snapshot, self.job.faults.due(worker, self._gradients[worker]))
         return handed
+
+    def _may_take(self, station: Station) -> bool:
+        """Whether a worker may be given an order."""
+        return station.is_free
 
     def _all_here(self) -> bool:
         """Where all wait for all, the first round begins when all are here: so it is the same whoever comes first."""
@@ -190,9 +201,10 @@ class LocalEngine(ProcessEngine[Station], Engine):
         station = self._stations.get(worker)
         if station is None or station.is_closed:
             station = self._stations[worker] = Station(self._duty(worker), self._layout)
-        self.job.server.backups.keep_in(worker, station.down.flat)
+        self.job.server.keep_in(worker, station.down, station.up)
         if worker in self._unsent:  # of before the run was taken up again: the buffers it was handed move into the slot
             copy_into(station.down.buffers, self._snapshots[worker].buffers)
+        self._lodge(station)
         station.start(self.job.server.participants.record(worker).incarnation, self.now, self.job.limits)
         self._watch_judge()  # a number that it gave up may be used again here
         self._listen(station)
@@ -249,7 +261,7 @@ class LocalEngine(ProcessEngine[Station], Engine):
     def state_dict(self) -> dict[str, Any]:
         """The server's state with pulls outstanding, and what its workers were handed beside the weights."""
         held = {
-            worker: {name: tensor.clone() for name, tensor in self._stations[worker].down.buffers.items()}
+            worker: {name: tensor.clone() for name, tensor in self._buffers_of(worker).items()}
             for worker in self._snapshots
         }
         return {
@@ -260,6 +272,11 @@ class LocalEngine(ProcessEngine[Station], Engine):
             "lives": self._lives.state_dict(),
             "buffers": held,
         }
+
+    def _buffers_of(self, worker: int) -> Mapping[str, Tensor]:
+        """What a worker that computes was handed beside the weights: in its slot, once it is there."""
+        station = self._stations.get(worker)
+        return self._snapshots[worker].buffers if station is None else station.down.buffers
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave: each worker computes again what it computed then."""

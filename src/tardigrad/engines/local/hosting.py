@@ -20,7 +20,7 @@ from tardigrad.engines.clock import Evaluations
 from tardigrad.engines.local.base import ProcessEngine
 from tardigrad.engines.local.casting import Cast
 from tardigrad.engines.local.membership import ScriptLives, require_alike
-from tardigrad.engines.local.mischief import bring_about
+from tardigrad.engines.local.mischief import bring_about, hold_up
 from tardigrad.engines.local.seat import Seat
 from tardigrad.errors import ProtocolError
 from tardigrad.ledger import Ledger
@@ -152,8 +152,7 @@ class ScriptHost(ProcessEngine[Seat]):
 
     def _seated(self, seat: Seat) -> None:
         """Its slots are there, and it waits for its first weights."""
-        down, _ = seat.furnish(self._layout)
-        self.job.server.backups.keep_in(seat.worker, down.flat)
+        self.job.server.keep_in(seat.worker, *seat.furnish(self._layout))
         seat.wants = "welcome"
         seat.waits(self.now)
 
@@ -214,6 +213,7 @@ class ScriptHost(ProcessEngine[Seat]):
         """Hand out weights, and with them what may go wrong on purpose."""
         snapshot = self.job.server.pull(seat.worker, copy=False)
         self._gradients[seat.worker] = number = self._gradients.get(seat.worker, 0) + 1
+        hold_up(self.job.faults, seat, number)
         fault = self.job.faults.due(seat.worker, number)
         words = fault.kind if fault is not None and fault.kind in FAULTS else ""
         released = released_content(self._released(seat, snapshot, words))

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import statistics
 from collections import deque
-from collections.abc import Callable
-from multiprocessing.context import ForkServerProcess
-from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
-from tardigrad.children import CHILD
 from tardigrad.engines.base import Limits, WorkerView
-from tardigrad.engines.local.nursery import context, importable_main
+from tardigrad.engines.local.lodging import Lodging, Processes
 
 _REMEMBERED = 32  # steps and stalenesses that pace is told from
 _SLOWER = 20.0  # times the median step after which a worker counts as hung
-_GRACE = 5.0  # seconds for a process that was told to end
 
 
 class End(Protocol):
@@ -43,6 +37,7 @@ class Keeper:
         mistaken: whether that was a mistake in the user's script, which it would repeat.
         pushes: over all lives.
         end: what connects it with this process; None where it does not live.
+        lodging: where its processes live; another one may be given between two lives.
     """
 
     def __init__(self, worker: int) -> None:
@@ -53,7 +48,7 @@ class Keeper:
         self.mistaken = False
         self.pushes = 0
         self.end: End | None = None
-        self._processes: list[ForkServerProcess] = []  # its own first, then those that are one worker with it
+        self.lodging: Lodging = Processes(worker)
         self._steps: deque[float] = deque(maxlen=_REMEMBERED)
         self._stalenesses: deque[int] = deque(maxlen=_REMEMBERED)
         self._since = 0.0
@@ -64,40 +59,18 @@ class Keeper:
     @property
     def pid(self) -> int:
         """Of its process; 0 where there is none."""
-        return (self._processes[0].pid or 0) if self._processes else 0
+        return self.lodging.pid
 
     @property
     def median_step(self) -> float | None:
         """Seconds of its last gradients; None before the first."""
         return statistics.median(self._steps) if self._steps else None
 
-    def begin(
-        self,
-        incarnation: int,
-        now: float,
-        limits: Limits,
-        *,
-        target: Callable[..., None],
-        arguments: tuple[Any, ...],
-        daemon: bool = True,
-    ) -> None:
-        """Begin a life: a new process that runs ``target``; the one before has ended.
-
-        ``daemon``: whether it may have no children of its own, as of `multiprocessing.Process`.
-        """
+    def begin(self, incarnation: int, now: float, limits: Limits) -> None:
+        """A life begins, in new processes; those of the one before have ended."""
         self.incarnation, self.hung, self.traceback, self.mistaken = incarnation, False, "", False
         self._has_pushed = False
         self.enter("starting", now, now + limits.first_step)
-        self.begin_beside(target=target, arguments=arguments, daemon=daemon)
-
-    def begin_beside(self, *, target: Callable[..., None], arguments: tuple[Any, ...], daemon: bool = True) -> None:
-        """Start a further process of this life; it ends with the others."""
-        beside = f".{len(self._processes)}" if self._processes else ""
-        name = f"{CHILD}worker-{self.worker}{beside}"
-        process = context().Process(target=target, args=arguments, name=name, daemon=daemon)
-        with importable_main():
-            process.start()
-        self._processes.append(process)
 
     def computes(self, now: float, limits: Limits) -> None:
         """It computes from now on, and is to push in time."""
@@ -132,48 +105,32 @@ class Keeper:
 
     def signal(self, number: signal.Signals) -> None:
         """Send its process a signal, if there is one."""
-        if self._processes and self._processes[0].is_alive():
-            os.kill(self.pid, number)
+        self.lodging.signal(number)
 
     def stop(self, *, at_once: bool) -> int | None:
-        """End the process and reap it; return its exit code, negative for a signal. None: there was none.
-
-        Of several processes: the code of the first that did not end well.
-        """
-        processes, self._processes = self._processes, []
+        """End its processes and reap them; return their exit code. See `Lodging.reap`."""
         self._state = "stopped"
         if at_once:
-            for process in processes:
-                process.kill()
+            self.lodging.kill()
         if self.end is not None:
             self.end.close()
             self.end = None
-        until = monotonic() + _GRACE
-        codes = [_reaped(process, until) for process in processes]
-        return next((code for code in codes if code), codes[0] if codes else None)
+        return self.lodging.reap()
 
     def view(self, now: float) -> WorkerView:
         """What is known of it now."""
         return WorkerView(
             worker=self.worker,
             incarnation=self.incarnation,
-            state=self._state,
+            state="cut off" if self.lodging.is_cut_off else self._state,
             pid=self.pid,
             pushes=self.pushes,
             step_seconds=self.median_step,
             staleness=sum(self._stalenesses) / len(self._stalenesses) if self._stalenesses else None,
             since=now - self._since,
+            host=self.lodging.host,
         )
 
     def enter(self, state: str, now: float, deadline: float) -> None:
         """Be in this state from now on, until then at the latest."""
         self._state, self._since, self._deadline, self._granted = state, now, deadline, 0.0
-
-
-def _reaped(process: ForkServerProcess, until: float) -> int | None:
-    """Wait for a process to end until that moment, then end it; its exit code."""
-    process.join(max(0.0, until - monotonic()))
-    if process.is_alive():
-        process.kill()
-        process.join()
-    return process.exitcode

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection
@@ -21,6 +22,7 @@ import torch
 
 from tardigrad.blueprint import Blueprint
 from tardigrad.engines.local.prebuilt import task_of
+from tardigrad.engines.local.turns import Turn
 from tardigrad.faults import PlannedFault
 from tardigrad.records import Push, Snapshot
 from tardigrad.transports.slots import Order, Pushed, Raised, Ready, Slot, SlotLayout, WorkerEnd
@@ -69,11 +71,13 @@ class Duty:
         worker: its number.
         blueprint: of the run, on this worker's device.
         speed: in (0, 1]: it sleeps until a gradient has taken 1 / speed times as long.
+        turn: held while it computes, which others do in turn with it; None: it computes whenever it may.
     """
 
     worker: int
     blueprint: Blueprint
     speed: float = 1.0
+    turn: Turn | None = None
 
 
 def work(end: socket.socket, down: SlotPass, up: SlotPass, duty: Duty) -> None:
@@ -84,7 +88,9 @@ def work(end: socket.socket, down: SlotPass, up: SlotPass, duty: Duty) -> None:
         desk = _Desk(down, up, duty)
         server.send(Ready(desk.facts))
         while (order := server.receive()) is not None:
-            server.send(desk.fulfil(order))
+            with duty.turn or nullcontext():
+                answer = desk.fulfil(order)
+            server.send(answer)
     except BaseException as error:
         _report(server, error)
         raise SystemExit(1) from None

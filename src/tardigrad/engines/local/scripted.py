@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
-from tardigrad.engines.base import Stage
+from tardigrad.engines.base import Meeting, Observer, Stage
 from tardigrad.engines.local.beside import JudgeBeside
 from tardigrad.engines.local.casting import Cast
 from tardigrad.engines.local.hosting import ScriptHost
@@ -57,6 +57,19 @@ class ScriptEngine(ScriptHost):
             "finish": self._finish,
             "raised": self._raised,
         }
+
+    @classmethod
+    def casting(
+        cls, meeting: Meeting, observers: Sequence[Observer], stop: Callable[[], bool] | None
+    ) -> Callable[..., Cast]:
+        """What makes the workers' processes, called as `Cast`.
+
+        Args:
+            meeting: how workers of other machines reach the run.
+            observers: told how to join.
+            stop: asked as long as nobody has prepared anything; True: end that with KeyboardInterrupt.
+        """
+        return Cast
 
     def _begin(self) -> None:
         super()._begin()
@@ -181,9 +194,13 @@ class ScriptEngine(ScriptHost):
         handed = []
         for worker in self.job.server.ready():
             seat = self._stations.get(worker)
-            if seat is not None and seat.wants in ("welcome", "release"):
+            if seat is not None and seat.wants in ("welcome", "release") and self._may_go_on(seat):
                 handed.append((worker, self._release(seat)))
         return handed
+
+    def _may_go_on(self, seat: Seat) -> bool:
+        """Whether a worker that waits for weights is to be given any."""
+        return True
 
     def _refresh(self, seat: Seat, content: Mapping[str, Any], descriptors: Sequence[int]) -> None:
         snapshot = self._pulled_again(seat)

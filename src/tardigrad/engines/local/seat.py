@@ -7,11 +7,11 @@ from contextlib import suppress
 from typing import Any
 
 from tardigrad.engines.base import Evaluation, Limits
-from tardigrad.engines.local.acting import Part, Role, act
+from tardigrad.engines.local.acting import Part, Role
 from tardigrad.engines.local.company import Company
 from tardigrad.engines.local.keeper import Keeper
 from tardigrad.transports.requests import Wire
-from tardigrad.transports.slots import Slot, SlotLayout, ends
+from tardigrad.transports.slots import Slot, SlotLayout
 
 _ENDING = 30.0  # seconds that a script may take to end after its last word
 
@@ -48,17 +48,9 @@ class Seat(Keeper):
     def start(self, parts: Sequence[Part], now: float, limits: Limits) -> None:
         """Begin a life: new processes that run the script from its beginning, each with its part, the leader first."""
         self.wants, self.refused, self.draft, self.finished = "", "", None, False
-        leader, *members = parts
-        mine, theirs = zip(*(ends() for _ in parts), strict=True)
-        inside = [ends() for _ in members]
-        own = tuple(end for end, _ in inside)
-        arguments = (theirs[0], self._role, leader, own)
-        self.begin(leader.incarnation, now, limits, target=act, arguments=arguments, daemon=False)
-        for part, end, (_, other) in zip(members, theirs[1:], inside, strict=True):
-            self.begin_beside(target=act, arguments=(end, self._role, part, (other,)), daemon=False)
-        for end in (*theirs, *own, *(other for _, other in inside)):
-            end.close()
-        self.end = Company(mine[0], mine[1:]) if members else Wire(mine[0])
+        self.begin(parts[0].incarnation, now, limits)
+        first, *others = self.lodging.act(self._role, parts)
+        self.end = Company(first, others) if others else Wire(first)
 
     def furnish(self, layout: SlotLayout) -> tuple[Slot, Slot]:
         """Its slots, made now if there are none yet."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from tardigrad.engines.base import Limits
 from tardigrad.engines.local.keeper import Keeper
-from tardigrad.engines.local.processes import Duty, SlotParcel, work
-from tardigrad.transports.slots import Order, ServerEnd, Slot, SlotLayout, ends
+from tardigrad.engines.local.processes import Duty
+from tardigrad.transports.slots import Order, ServerEnd, Slot, SlotLayout
 
 
 class Station(Keeper):
@@ -41,11 +41,8 @@ class Station(Keeper):
     def start(self, incarnation: int, now: float, limits: Limits) -> None:
         """Begin a life: a new process on the same slots. The one before has ended."""
         self.facts = None
-        mine, theirs = ends()
-        arguments = (theirs, SlotParcel(self.down), SlotParcel(self.up), self.duty)
-        self.begin(incarnation, now, limits, target=work, arguments=arguments)
-        theirs.close()
-        self.end = ServerEnd(mine)
+        self.begin(incarnation, now, limits)
+        self.end = ServerEnd(self.lodging.work(self.duty, incarnation, self.down, self.up))
 
     def greeted(self, facts: Mapping[str, Any], now: float) -> None:
         """The process is ready for orders."""

@@ -1,0 +1,1 @@
+"""Shards: the flat buffer split over several servers that apply every commit together."""

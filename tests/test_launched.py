@@ -1,0 +1,176 @@
+"""Processes that torchrun or srun started alike: one run. The tests start some."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tardigrad
+from tardigrad.errors import InvalidArgument
+from tardigrad.invitation import SECRET_VARIABLE
+from tardigrad.launched import Rank, Srun, find_launch, first_host
+from tardigrad.transports.credentials import new_secret
+
+SCRIPT = """
+import os, sys
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+import tardigrad
+
+
+def main(session):
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} & set(os.environ)
+    torch.manual_seed(0)
+    model, generator = nn.Linear(4, 2), torch.Generator().manual_seed(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    data = TensorDataset(torch.randn(32, 4, generator=generator), torch.randint(0, 2, (32,), generator=generator))
+    model, optimizer, loader = session.prepare(model, optimizer, DataLoader(data, batch_size=4, shuffle=True))
+    for _ in session.epochs(2):
+        for inputs, labels in loader:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+            if sys.argv[1:] == ["fail"]:
+                raise ValueError("on purpose")
+
+
+if __name__ == "__main__":
+    settings = {"trusted_network": True} if "SLURM_PROCID" in os.environ else {}
+    run = tardigrad.run(main, directory="run", seed=0, **settings)
+    print("mine", os.environ.get("RANK", os.environ.get("SLURM_PROCID")), run.directory, run.summary.get("status"))
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def torchrun(script, *args, processes=4, program=()):
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    call = [*words, *(program or (str(script),)), *args]
+    return subprocess.run(call, cwd=script.parent, capture_output=True, text=True, timeout=200)
+
+
+def summary(script):
+    return json.loads((script.parent / "run" / "summary.json").read_text())
+
+
+def ranks(output):
+    return sorted(line.split("mine ", 1)[1] for line in output.splitlines() if "mine " in line)
+
+
+def test_torchrun_makes_four_processes_one_run(script):
+    done = torchrun(script)
+    assert done.returncode == 0, done.stderr
+    assert ranks(done.stdout) == ["0 run finished", "1 None None", "2 None None", "3 None None"]
+    assert json.loads((script.parent / "run" / "config.json").read_text())["workers"] == 4
+    assert summary(script)["samples"] == 64
+    assert summary(script)["lost_samples"] == 0
+
+
+def test_under_torchrun_any_failure_ends_all(script):
+    done = torchrun(script, "fail", processes=2)
+    assert done.returncode != 0
+    assert "ValueError: on purpose" in done.stderr
+    assert "WorkerFailed" in done.stderr
+    assert "mine" not in done.stdout
+
+
+def test_srun_makes_two_processes_one_run(script):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "MASTER_PORT": str(port)}
+    shared |= {"SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_STEP_TASKS_PER_NODE": "2", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script)],
+            cwd=script.parent,
+            env=os.environ | shared | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [each.communicate(timeout=200) for each in started]
+    assert [each.returncode for each in started] == [0, 0], said
+    assert ranks("".join(out for out, _ in said)) == ["0 run finished", "1 None None"]
+    assert summary(script)["samples"] == 64
+
+
+SLURM = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "7"}
+
+
+def test_who_is_who_under_srun():
+    launch = find_launch(SLURM | {"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_STEP_NODELIST": "gpu[07-08]"})
+    assert isinstance(launch, Srun)
+    assert launch.rank == Rank(5, 8, 1, 4)
+    address, credentials = launch.found({"trusted_network": True})
+    assert address.startswith("gpu07:")
+    assert credentials.trusted
+    assert launch.listen == ":" + address.rpartition(":")[2]
+    again = find_launch(SLURM | {"SLURM_STEP_NODELIST": "gpu[07-08]"})
+    assert again.found({"trusted_network": True}) == (address, credentials)
+    other = find_launch(SLURM | {"SLURM_JOB_ID": "8", "SLURM_STEP_NODELIST": "gpu[07-08]"})
+    assert other.found({"trusted_network": True})[1] != credentials
+
+
+def test_a_secret_of_the_job_encrypts(monkeypatch):
+    monkeypatch.delenv(SECRET_VARIABLE, raising=False)
+    secret = new_secret()
+    launch = find_launch(SLURM | {SECRET_VARIABLE: secret, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"})
+    address, credentials = launch.found({})
+    assert (address, credentials.secret, credentials.trusted) == ("10.0.0.1:29500", secret, False)
+    with launch.with_secret({}):
+        assert os.environ[SECRET_VARIABLE] == secret
+    assert SECRET_VARIABLE not in os.environ
+    with pytest.raises(InvalidArgument, match="export TARDIGRAD_SECRET"):
+        find_launch(SLURM).found({})
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"},  # a batch script, which srun has not started
+        {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+    ],
+)
+def test_a_process_that_is_alone(environ):
+    assert find_launch(environ) is None
+
+
+@pytest.mark.parametrize("setting", [{"own_workers": 2}, {"listen": ":1"}, {"on_failure": "restart"}])
+def test_what_the_launcher_settles_cannot_be_given(setting):
+    launch = find_launch(SLURM)
+    assert launch.settings({"workers": 3})["workers"] == 8
+    with pytest.raises(InvalidArgument, match="under srun that is settled"):
+        launch.settings(setting)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"), [("", ""), ("a", "a"), ("a,b", "a"), ("a[3,7-9]", "a3"), ("a-b[003-006],c", "a-b003")]
+)
+def test_the_first_of_a_list_of_hosts(nodes, first):
+    assert first_host(nodes) == first
+
+
+def test_a_run_of_plain_pytorch_is_left_alone(monkeypatch, tmp_path):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert tardigrad.run(alone, engine=None).directory is None
+
+
+def alone(session):
+    assert "RANK" not in os.environ
+    assert Path(__file__).exists()
