@@ -25,7 +25,7 @@ class Held:
         descriptors: open files, sockets, pipes and memory files, by kind, with their number.
         mappings: segments of shared memory mapped into this process.
         threads: by name.
-        segments: files in /dev/shm.
+        segments: files in /dev/shm, but for semaphores: any program's multiprocessing makes and removes them.
     """
 
     processes: frozenset[int]
@@ -38,13 +38,13 @@ class Held:
 def held_now() -> Held:
     """Look."""
     gc.collect()  # a segment is unmapped with its last tensor
-    shared = Path("/dev/shm")
+    shared = [path.name for path in Path("/dev/shm").glob("*")]
     return Held(
         processes=frozenset(_descendants()),
         descriptors=Counter(_kinds_of_descriptors()),
         mappings=sum("memfd:" in line for line in Path("/proc/self/maps").read_text().splitlines()),
         threads=Counter(thread.name for thread in threading.enumerate()),
-        segments=frozenset(os.listdir(shared)) if shared.is_dir() else frozenset(),
+        segments=frozenset(name for name in shared if not name.startswith("sem.")),
     )
 
 
