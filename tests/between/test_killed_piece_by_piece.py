@@ -4,8 +4,7 @@ import signal
 import time
 
 import pytest
-from lab import HERE, Between, kill
-from paced import BATCH, EPOCHS, SAMPLES
+from lab import BATCH, EPOCHS, HERE, SAMPLES, Between, kill
 
 import tardigrad
 from hosts import Hosts, why_not
