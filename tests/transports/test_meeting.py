@@ -170,9 +170,10 @@ def test_no_more_strangers_are_heard_at_once_than_there_is_room_for(listen, cred
 
 
 def test_closing_leaves_a_stranger_and_closes_a_channel_that_is_being_met(credentials):
-    before, ended = held_now(), Queue()
+    before, begun, ended = held_now(), Queue(), Queue()
 
     def met(channel):
+        begun.put(channel.peer)
         with suppress(EOFError, OSError):
             channel.receive()
             return
@@ -180,6 +181,7 @@ def test_closing_leaves_a_stranger_and_closes_a_channel_that_is_being_met(creden
 
     listener = Listener("127.0.0.1:0", credentials, met=met)
     silent, here = raw(listener), dial(listener.address, credentials, timeout=10)
+    begun.get()  # who has been let in is told so before it is handed on
     listener.close()
     assert ended.get() == "by an error"
     closed(silent, here)
