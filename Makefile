@@ -7,7 +7,7 @@ BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hosts lint docs bench clean
+.PHONY: help demo test test-long lint docs bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,10 +19,10 @@ demo: .venv/demo.stamp ## the rules compared on handwritten digits, then two rea
 	$(BIN)/tardigrad replay runs/demo-local
 
 test: .venv/dev.stamp ## every test but the next ones; JOBS=n processes
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS) -m "not hosts"
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS) -m "not long"
 
-test-hosts: .venv/dev.stamp ## runs over three hosts (network namespaces: as root) and on a Ray cluster; minutes
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m hosts
+test-long: .venv/dev.stamp ## three hosts (network namespaces: as root), Ray, torchrun, benchmarks, long pages; minutes
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m long
 
 lint: .venv/dev.stamp ## style, types and import direction
 	$(BIN)/ruff check

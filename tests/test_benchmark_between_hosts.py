@@ -1,8 +1,11 @@
 """The benchmark between hosts: every way carries, tiny, on two hosts or on this one."""
 
+import pytest
+
 from benchmark_scripts import load, quick
 
 
+@pytest.mark.long
 def test_every_way_is_timed(tmp_path, capsys):
     found = quick("between_hosts", tmp_path)
     shown = capsys.readouterr().out

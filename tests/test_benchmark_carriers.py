@@ -1,8 +1,11 @@
 """The benchmark of carriers: each one carries, tiny, or the table says why not."""
 
+import pytest
+
 from benchmark_scripts import quick
 
 
+@pytest.mark.long
 def test_every_carrier_is_timed_or_said_to_be_missing(tmp_path, capsys):
     found = quick("carriers", tmp_path)
     shown = capsys.readouterr().out

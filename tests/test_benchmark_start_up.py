@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from benchmark_scripts import quick
 
 LOADED = """
@@ -20,6 +22,7 @@ print(json.dumps(sorted(sys.modules)))
 """
 
 
+@pytest.mark.long
 def test_start_up_is_measured(tmp_path, capsys):
     found = quick("start_up", tmp_path)
     limits = {row["what"]: row["limit"] for row in found["imports"]}

@@ -25,6 +25,8 @@ def series(tmp_path_factory):
     return ["--quick", *words, "--output", str(place / "bench" / "found.json")], quick("training", place, *words)
 
 
+@pytest.mark.long
+@pytest.mark.xdist_group("series")
 def test_the_pace_of_every_kind_of_training(series):
     found = series[1]
     assert "synthetic" in found["images"]
@@ -39,6 +41,8 @@ def test_the_pace_of_every_kind_of_training(series):
         assert row["over the plain loop"] == pytest.approx(ratio, abs=1e-3)
 
 
+@pytest.mark.long
+@pytest.mark.xdist_group("series")
 def test_the_race_of_every_kind_of_training(series):
     rows = series[1]["race"]
     assert {name: tuple(row["case"] for row in rows if row["scenario"] == name) for name in RACE} == RACE
@@ -54,6 +58,8 @@ def test_the_race_of_every_kind_of_training(series):
     assert len(series[1]["scenarios"]) == 4
 
 
+@pytest.mark.long
+@pytest.mark.xdist_group("series")
 def test_what_is_done_is_not_done_again(benchmark, series, monkeypatch, capsys):
     words, before = series
     monkeypatch.setattr(benchmark, "RUN", {})
@@ -68,6 +74,8 @@ def test_what_is_done_is_not_done_again(benchmark, series, monkeypatch, capsys):
         benchmark.main([*words, "--target", "0.7"])
 
 
+@pytest.mark.long
+@pytest.mark.xdist_group("series")
 def test_a_line_that_was_being_written_when_the_series_was_killed_is_measured_again(benchmark, series, tmp_path):
     words = series[0]
     whole = Path(words[2]).read_text()

@@ -22,6 +22,7 @@ def benchmark():
     return module
 
 
+@pytest.mark.long
 def test_a_run_whose_server_kills_itself_is_resumed_and_judged(benchmark, tmp_path, capsys):
     words = ["--seeds", "3", "--epochs", "1", "--work", str(tmp_path), "--output", str(tmp_path / "chaos.json")]
     benchmark.main(words)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("own_loop", "stream", "transformers")  # the others are held against plain PyTorch elsewhere
 SCRIPTS = [ROOT / "examples" / f"script_{name}.py" for name in NAMES]
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -14,6 +14,7 @@ SCRIPT = ROOT / "examples" / "with_data" / "cifar10.py"
 SMALL = ["--images", "320", "--epochs", "1", "--depth", "8"]
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.timeout(240),
     pytest.mark.skipif(not os.environ.get("TARDIGRAD_DATA"), reason="needs the data: set TARDIGRAD_DATA"),
 ]

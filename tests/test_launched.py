@@ -67,6 +67,7 @@ def ranks(output):
     return sorted(line.split("mine ", 1)[1] for line in output.splitlines() if "mine " in line)
 
 
+@pytest.mark.long
 def test_torchrun_makes_four_processes_one_run(script):
     done = torchrun(script)
     assert done.returncode == 0, done.stderr
@@ -76,6 +77,7 @@ def test_torchrun_makes_four_processes_one_run(script):
     assert summary(script)["lost_samples"] == 0
 
 
+@pytest.mark.long
 def test_under_torchrun_any_failure_ends_all(script):
     done = torchrun(script, "fail", processes=2)
     assert done.returncode != 0
@@ -84,6 +86,7 @@ def test_under_torchrun_any_failure_ends_all(script):
     assert "mine" not in done.stdout
 
 
+@pytest.mark.long
 def test_srun_makes_two_processes_one_run(script):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -165,8 +168,19 @@ def test_the_first_of_a_list_of_hosts(nodes, first):
     assert first_host(nodes) == first
 
 
-def test_a_run_of_plain_pytorch_is_left_alone(monkeypatch, tmp_path):
-    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize("environ", [TORCHRUN, SLURM], ids=["torchrun", "srun"])
+def test_plain_pytorch_in_each_of_several_processes_is_refused(monkeypatch, environ):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidArgument, match=r"has started \d processes.* leave engine=None out"):
+        tardigrad.run(alone, engine=None)
+
+
+def test_plain_pytorch_in_the_only_process_sees_nothing_of_its_launcher(monkeypatch):
+    for name, value in (TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1"}).items():
         monkeypatch.setenv(name, value)
     assert tardigrad.run(alone, engine=None).directory is None
 

@@ -45,6 +45,7 @@ def typed(page, start):
     return [line for line in re.findall(r"^\$ (tardigrad .*)$", PAGES[page], re.M) if line.startswith(start)]
 
 
+@pytest.mark.long
 def test_a_first_run_and_its_export(tmp_path):
     page = "run-it-on-your-machine"
     (train,) = typed(page, "tardigrad train digits --engine local --workers 2 --epochs 5")
@@ -73,6 +74,7 @@ def slow_run(tmp_path):
         run.communicate()
 
 
+@pytest.mark.long
 def test_status_workers_and_stop(tmp_path, slow_run):
     page, place = "run-it-on-your-machine", tmp_path / "runs" / "slow"
     assert process_of(read_status(place)).pid == slow_run.pid
@@ -98,6 +100,7 @@ def test_status_workers_and_stop(tmp_path, slow_run):
     assert [json.loads(line)["version"] for line in lines] == sorted({json.loads(line)["version"] for line in lines})
 
 
+@pytest.mark.long
 def test_faults_on_purpose(tmp_path):
     page = "when-a-worker-dies"
     line = next(line for line in typed(page, "tardigrad train") if "corrupt" in line)

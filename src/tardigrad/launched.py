@@ -59,12 +59,21 @@ class Launch(ABC):
 
     Args:
         rank: which of them this is.
+
+    Attributes:
+        name: as one types it.
+        marks: the variables by which it is known.
     """
 
     name: str
+    marks: str
 
     def __init__(self, rank: Rank) -> None:
         self.rank = rank
+
+    @abstractmethod
+    def meet(self) -> None:
+        """Find the others, as long as the environment says where."""
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What `tardigrad.run` was given, as it holds in the process that serves."""
@@ -117,17 +126,20 @@ class Launch(ABC):
 class Torchrun(Launch):
     """torchrun, or whoever sets the same variables."""
 
-    name = "torchrun"
+    name, marks = "torchrun", "RANK and WORLD_SIZE"
     _store: Store | None = None
     _runs = 0
 
     def __init__(self, rank: Rank, master: str) -> None:
         super().__init__(rank)
         self._master = master
-        if Torchrun._store is None:
-            Torchrun._store = next(iter(rendezvous("env://")))[0]
         Torchrun._runs += 1  # each call of tardigrad.run() is one, in every process alike
         self._name = f"tardigrad/{Torchrun._runs}"
+
+    def meet(self) -> None:
+        """See `Launch`."""
+        if Torchrun._store is None:
+            Torchrun._store = next(iter(rendezvous("env://")))[0]
 
     @property
     def listen(self) -> str:
@@ -159,7 +171,7 @@ class Torchrun(Launch):
 class Srun(Launch):
     """srun of SLURM: all processes know the same job."""
 
-    name = "srun"
+    name, marks = "srun", "SLURM_PROCID and SLURM_STEP_NUM_TASKS"
 
     def __init__(self, rank: Rank, environ: Mapping[str, str]) -> None:
         super().__init__(rank)
@@ -169,6 +181,9 @@ class Srun(Launch):
         drawn = int.from_bytes(hashlib.blake2b(self._job.encode(), digest_size=4).digest(), "big")
         self._port = int(environ.get("MASTER_PORT") or _LOWEST_PORT + drawn % _PORTS)
         self._secret = environ.get(SECRET_VARIABLE, "")
+
+    def meet(self) -> None:
+        """See `Launch`: everybody knows where."""
 
     @property
     def listen(self) -> str:

@@ -125,6 +125,7 @@ def _run(
     require_settings(given)
     engine, directory = given.pop("engine"), given.pop("directory")
     if engine is None:
+        _require_alone()
         return _alone(main, args, seed=given.get("seed", DEFAULTS.seed), device=given.get("device", "cpu"))
     if engine not in SCRIPT_ENGINES.names():
         known = ", ".join(map(repr, SCRIPT_ENGINES.names()))
@@ -133,6 +134,7 @@ def _run(
     launch = find_launch() if engine == "local" else None
     if launch is None:
         return _hosted(script, given | {"engine": engine}, directory, observers, stop)
+    launch.meet()
     if launch.rank.number == 0:
         with launch.with_secret(given):
             return _hosted(script, launch.settings(given), directory, [*observers, launch.herald()], stop)
@@ -187,6 +189,17 @@ def overriding(
         yield _overrides[-1]
     finally:
         _overrides.pop()
+
+
+def _require_alone() -> None:
+    """Say so where a launcher has started several of these: each would train the whole, and alone."""
+    launch = find_launch()
+    if launch is not None:
+        raise InvalidArgument(
+            f"{launch.name} has started {launch.rank.of} processes, and with engine=None each of them would train the "
+            "whole alone. To make one run of them leave engine=None out, or type tardigrad run --engine local before "
+            f"the script; to train in this one process start it without {launch.marks}."
+        )
 
 
 def _alone(main: Callable[..., Any], args: Sequence[Any], *, seed: int, device: str) -> ScriptRun:

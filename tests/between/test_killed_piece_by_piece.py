@@ -11,7 +11,7 @@ from hosts import Hosts, why_not
 from tardigrad.audit import audit
 
 pytestmark = [
-    pytest.mark.hosts,
+    pytest.mark.long,
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
     pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore:The run was taken up again"),  # nothing was kept with session.save_with

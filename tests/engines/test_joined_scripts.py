@@ -68,6 +68,7 @@ def test_a_cut_script_goes_on_where_it_was(site, tmp_path):
     require_sound(tmp_path / "run", epochs=2)
 
 
+@pytest.mark.long
 def test_an_agent_that_is_killed_and_one_that_comes_later(site, tmp_path):
     site.agent(script=FILE)
     gone = site.process(1, FILE)
@@ -133,6 +134,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_a_script_whose_server_is_killed_goes_on_with_the_agents_that_look_for_it(site, tmp_path):
     place = tmp_path / "run"
     given = {**BOTH, **site.settings, "checkpoint_every": 0.001}

@@ -22,7 +22,7 @@ from tardigrad.replaying import replay
 from tardigrad.stores import Store
 from tardigrad.testing import check_engine
 
-pytestmark = [pytest.mark.hosts, pytest.mark.xdist_group("ray"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray"), pytest.mark.timeout(240)]
 RECIPE = tardigrad.RunConfig(task="quadratic(dimension=3, samples=128)", lr=0.05)
 NAMES = ("samples", "version", "staleness_bucket", "live_workers", "samples_per_second")
 SETTINGS = {"engine": "ray", "workers": 2, "epochs": 2, "rule": "dc-asgd-a", "batch_size": 8}
