@@ -27,7 +27,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -35,8 +34,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from carriers import PARTS, SIZES, Carrier, Effort, Reply, line, middle, ratios, spread
+from carriers import PARTS, SIZES, Carrier, Effort, line, middle, ratios, spread, verdict
 from parts.hosts_cluster import Cluster
+from parts.talking import Reply, Talk, started
 
 from tardigrad.config import RunConfig
 from tardigrad.environment import environment
@@ -116,69 +116,27 @@ def _run(*words: str) -> None:
     subprocess.run(words, check=True, capture_output=True)
 
 
-class Pair:
-    """A carrier's two processes."""
+class Pair(Talk):
+    """A carrier's two processes, of which the worker is talked to."""
 
     def __init__(self, way: str, hosts: Hosts, parameters: int, port: int, *, compiled: bool = True) -> None:
         part, trusted = WAYS[way]
         self._way = way
-        self._processes, self._errors = [], tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in close
+        errors, processes = tempfile.TemporaryFile("w+"), []  # noqa: SIM115 - closed in close
         told = {"address": f"{hosts.address}:{port}", "parameters": parameters, "trusted": trusted}
         told |= {"secret": secrets.token_hex(32), "compiled": compiled}
         for place, role in enumerate(("server", "worker")):
             words = json.dumps({**told, "role": role, "interface": hosts.interfaces[place]})
             command = hosts.command(place, [sys.executable, str(PARTS / f"hosts_{part}.py"), words])
-            pipe = subprocess.PIPE
-            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True)
-            self._processes.append(process)
+            processes.append(started(command, errors))
+        super().__init__(processes, errors, silence=_SILENCE, grace=10.0)
 
-    def ready(self) -> None:
-        """Wait until the worker stands ready."""
-        self._hear()
-
-    def turn(self, times: int) -> Reply:
-        """Exchange so often: seconds of each."""
-        stdin = self._processes[1].stdin
-        assert stdin is not None
-        print(times, file=stdin, flush=True)
-        return self._hear()
-
-    def close(self) -> None:
-        """End both."""
-        for process in reversed(self._processes):
-            assert process.stdin is not None
-            with suppress(OSError):
-                process.stdin.close()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
-        self._errors.close()
-
-    def __enter__(self) -> Pair:
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        self.close()
-
-    def _hear(self) -> Reply:
-        worker = self._processes[1]
-        assert worker.stdout is not None
-        alarm = threading.Timer(_SILENCE, worker.kill)
-        alarm.start()
-        try:
-            for said in worker.stdout:
-                if said.startswith("{"):
-                    reply: Reply = json.loads(said)
-                    return reply
-        finally:
-            alarm.cancel()
-        self._errors.seek(0)
-        said_last = self._errors.read().splitlines()[-1:]
-        raise RuntimeError(f"the worker of {self._way!r} ended with {worker.wait()}: {said_last}")
+    def hear(self) -> Reply:
+        """What the worker says next, such as that it stands ready: none of the two may be missing."""
+        said = super().hear()
+        if self.missing:
+            raise RuntimeError(f"the worker of {self._way!r} {self.missing}")
+        return said
 
 
 def free_rows(
@@ -191,7 +149,7 @@ def free_rows(
         for number, way in enumerate(WAYS):
             started[way] = stack.enter_context(Pair(way, hosts, parameters, _PORT + number, compiled=not quick))
         for process in started.values():
-            process.ready()
+            process.hear()
         if ray:
             started[RAY] = stack.enter_context(ray_on(hosts, parameters))
         for _ in range(effort.rounds):
@@ -203,27 +161,19 @@ def free_rows(
     return [*rows, row_of(name, RAY, replies[RAY], replies[GLOO], replies[ALONE])]
 
 
-class RayPair(Pair):
+class RayPair(Talk):
     """Ray's two actors, on a cluster of the two hosts."""
 
     def __init__(self, hosts: Hosts, parameters: int) -> None:
-        addresses = (hosts.address, f"{_NETWORK}.2")
-        self._way, self._errors, self.missing = RAY, tempfile.TemporaryFile("w+"), ""  # noqa: SIM115
-        self._cluster = Cluster(hosts.command, addresses, parameters)
-        self._processes = [self._cluster.driver] * 2
-        try:
-            self.ready()
-        except RuntimeError as error:
-            self.missing = str(error)
-
-    def turn(self, times: int) -> Reply:
-        """Exchange so often: seconds of each; nothing where it is missing."""
-        return {} if self.missing else super().turn(times)
+        self._cluster = Cluster(hosts.command, (hosts.address, f"{_NETWORK}.2"), parameters)
+        errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in close
+        super().__init__([self._cluster.driver], errors, silence=_SILENCE)
+        self.hear()
 
     def close(self) -> None:
         """End the cluster."""
+        super().close()
         self._cluster.close()
-        self._errors.close()
 
 
 def ray_on(hosts: Hosts, parameters: int) -> RayPair | Carrier:
@@ -249,7 +199,7 @@ def limited_rows(name: str, parameters: int, hosts: Hosts, effort: Effort, *, co
     bits, rows = 2 * 32 * parameters, []
     for number, way in enumerate(WAYS if compiled else WAYS_IN_SHORT):
         with Pair(way, hosts, parameters, _PORT + 50 + number, compiled=compiled) as pair:
-            pair.ready()
+            pair.hear()
             replies = [pair.turn(max(2, effort.times(parameters) // 3)) for _ in range(2)]
         took = [middle(each["exchange"]) - middle(each.get("commit", [0.0])) for each in replies]
         row = {"parameters": name, "way": way, "line": "1 Gbit/s"}
@@ -264,24 +214,19 @@ def verdicts(found: Mapping[str, list[dict[str, Any]]]) -> list[str]:
     ours = {name: row for (name, way), row in rows.items() if way == ALONE}
     words = []
     if "25.6 M" in ours:
-        words.append(_verdict("25.6 M: stream alone, speed over gloo's", ours["25.6 M"]["speed over gloo's"], OF_GLOO))
+        words.append(verdict("25.6 M: stream alone, speed over gloo's", ours["25.6 M"]["speed over gloo's"], OF_GLOO))
         ray = rows.get(("25.6 M", RAY), {})
         if "exchange, ms" in ray:
             took = ours["25.6 M"]["exchange, ms"]
-            words.append(_verdict("25.6 M: speed over ray's median", ray["exchange, ms"] / took, OF_RAY))
-            words.append(_verdict("25.6 M: speed over ray's best", ray["fastest exchange, ms"] / took, 1.0))
+            words.append(verdict("25.6 M: speed over ray's median", ray["exchange, ms"] / took, OF_RAY))
+            words.append(verdict("25.6 M: speed over ray's best", ray["fastest exchange, ms"] / took, 1.0))
     if "0.27 M" in ours:
         took = ours["0.27 M"]["exchange, ms"]
-        words.append(_verdict("0.27 M: stream alone, exchange, ms", took, MILLISECONDS, most=True))
+        words.append(verdict("0.27 M: stream alone, exchange, ms", took, MILLISECONDS, most=True))
     for row in found["limited"]:
         if row["way"].startswith("stream") and row["parameters"] == "25.6 M":
-            words.append(_verdict(f"1 Gbit/s: {row['way']}, share of the line", row["share of the line"], SHARE))
+            words.append(verdict(f"1 Gbit/s: {row['way']}, share of the line", row["share of the line"], SHARE))
     return words
-
-
-def _verdict(what: str, found: float, limit: float, *, most: bool = False) -> str:
-    reached = found <= limit if most else found >= limit
-    return f"{'reached' if reached else 'MISSED '} ({limit:g})   {what}: {found:.3g}"
 
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:

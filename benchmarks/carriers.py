@@ -32,20 +32,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from parts.talking import Reply, Talk, started
 
 from tardigrad.config import RunConfig
 from tardigrad.environment import environment
@@ -71,8 +69,6 @@ NAMES = {"exchange": "exchange", "commit": "commit", "pulled": "commit and snaps
 PEER, RATIO, MILLISECONDS = 3.0, 1.3, 0.5  # limits: times the slots; times the commit at 25.6 M; at 0.27 M
 _SILENCE = 120.0  # seconds after which a process that says nothing is given up
 
-Reply = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Effort:
@@ -87,68 +83,21 @@ class Effort:
         return max(3, min(self.most, int(self.bytes_a_turn / (4 * parameters))))
 
 
-class Carrier:
+class Carrier(Talk):
     """A carrier's worker process, which has started its server's. ``missing`` says why there is none."""
 
     def __init__(self, name: str, **told: object) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="carrier-", ignore_cleanup_errors=True)
-        self._errors = Path(self._folder.name, "errors")
         words = json.dumps({"folder": self._folder.name, **told})
-        with self._errors.open("w") as errors:
-            command = [sys.executable, str(PARTS / f"carrier_{name}.py"), words]
-            pipe = subprocess.PIPE
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True)
-        self.missing = ""
-        self._hear()
-
-    def turn(self, times: int) -> Reply:
-        """Exchange so often: seconds of each exchange and commit; nothing where it is missing."""
-        if self.missing:
-            return {}
-        assert self._process.stdin is not None
-        try:
-            print(times, file=self._process.stdin, flush=True)
-        except OSError:
-            self.missing = self._last_words()
-        return {} if self.missing else self._hear()
+        errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in close
+        command = [sys.executable, str(PARTS / f"carrier_{name}.py"), words]
+        super().__init__([started(command, errors)], errors, silence=_SILENCE)
+        self.hear()
 
     def close(self) -> None:
         """End it, and what it started."""
-        assert self._process.stdin is not None
-        with suppress(OSError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        super().close()
         self._folder.cleanup()
-
-    def __enter__(self) -> Carrier:
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        self.close()
-
-    def _hear(self) -> Reply:
-        assert self._process.stdout is not None
-        alarm = threading.Timer(_SILENCE, self._process.kill)
-        alarm.start()
-        try:
-            for line in self._process.stdout:
-                if line.startswith("{"):
-                    said: Reply = json.loads(line)
-                    self.missing = said.get("missing", "")
-                    return said
-        finally:
-            alarm.cancel()
-        self.missing = self._last_words()
-        return {}
-
-    def _last_words(self) -> str:
-        """Why it ended, without the names of this machine's folders."""
-        code, lines = self._process.wait(), self._errors.read_text().splitlines()
-        return f"ended with {code}: {re.sub(r'/[^ ]*', '...', lines[-1]) if lines else ''}"
 
 
 def memcpy(parameters: int) -> Callable[[], float]:
@@ -260,18 +209,20 @@ def verdicts(found: Mapping[str, list[dict[str, Any]]]) -> list[str]:
     for row in found["carriers"]:
         if "times the slots" in row and row["carrier"] != CARRIERS["slots"]:
             times = row["times the slots"]
-            words.append(verdict(f"{row['parameters']}: {row['carrier']}, times the slots", times, times >= PEER, PEER))
+            words.append(verdict(f"{row['parameters']}: {row['carrier']}, times the slots", times, PEER))
     for row in found["exchanges"]:
         if row["parameters"] == "25.6 M" and "times its commit" in row:
             ratio, name = row["times its commit"], f"25.6 M: {row['rule']}, {row['path']}, exchange over commit"
-            words.append(verdict(name, ratio, ratio <= RATIO, RATIO))
+            words.append(verdict(name, ratio, RATIO, most=True))
         if row["parameters"] == "0.27 M" and "exchange, ms" in row:
             took, name = row["exchange, ms"], f"0.27 M: {row['rule']}, {row['path']}, exchange, ms"
-            words.append(verdict(name, took, took <= MILLISECONDS, MILLISECONDS))
+            words.append(verdict(name, took, MILLISECONDS, most=True))
     return words
 
 
-def verdict(what: str, found: float, reached: bool, limit: float) -> str:
+def verdict(what: str, found: float, limit: float, *, most: bool = False) -> str:
+    """Whether at least that was found; with ``most`` at most."""
+    reached = found <= limit if most else found >= limit
     return f"{'reached' if reached else 'MISSED '} ({limit:g})   {what}: {found:.3g}"
 
 

@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tardigrad.assembling import faults_of
 from tardigrad.chaos import ACCEPTED, ENDING, describe, expected_pushes, fault_plan
+from tardigrad.config import RunConfig
 from tardigrad.errors import InvalidArgument
 from tardigrad.faults import Fault
+from tardigrad.lineup import lined_up
 
 seeds = st.builds(lambda seed, server: f"{seed}+server" if server else str(seed), st.integers(0, 999), st.booleans())
 
@@ -55,9 +58,36 @@ def test_a_delay_lasts_from_its_push_on_until_another_one():
 
 @pytest.mark.parametrize("words", ["cut worker 0 at push 5 for 20 s", "delay worker 0 by 5 ms from push 2"])
 def test_where_nothing_lies_between_server_and_workers_no_link_can_fail(words):
-    with pytest.raises(InvalidArgument, match=f"'{words}': the workers of engine='local'.*no link"):
-        fault_plan(f"kill worker 0 at push 1; {words}", workers=1, pushes=0, links=False)
-    assert fault_plan("7", workers=2, pushes=100, links=False).faults
+    with pytest.raises(InvalidArgument, match=f"'{words}': worker 0 is.*no link"):
+        fault_plan(f"kill worker 0 at push 1; {words}", workers=2, pushes=0, unlinked=1)
+    assert fault_plan(words.replace("worker 0", "worker 1"), workers=2, pushes=0, unlinked=1).faults
+    assert fault_plan("7", workers=2, pushes=100, unlinked=2).faults
+
+
+@pytest.mark.parametrize(
+    ("where", "unlinked"),
+    [
+        ({"engine": "local"}, [0, 1, 2]),
+        ({"engine": "joined", "own_workers": 1}, [0]),
+        ({"engine": "ray", "own_workers": 2}, [0, 1]),
+        ({"engine": "joined"}, []),
+        ({"engine": "simulated", "own_workers": 2}, []),
+    ],
+)
+def test_a_process_of_the_servers_machine_has_no_link(where, unlinked):
+    found = []
+    for worker in range(3):
+        words = f"cut worker {worker} at push 5 for 20 s"
+        try:
+            faults_of(RunConfig(workers=3, chaos=words, **where), pushes=100)
+        except InvalidArgument as error:
+            found.append((worker, words in str(error)))
+    assert found == [(worker, True) for worker in unlinked]
+
+
+def test_a_scripts_own_worker_has_no_link_either():
+    with pytest.raises(InvalidArgument, match="worker 0 is a process of the server's own machine"):
+        lined_up({"engine": "joined", "own_workers": 1, "chaos": "delay worker 0 by 5 ms"}, name="mine")
 
 
 def test_each_life_of_the_server_has_its_own_end():

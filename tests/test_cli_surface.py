@@ -9,6 +9,9 @@ import pytest
 
 from tardigrad.cli import COMMANDS, main
 from tardigrad.config import RunConfig
+from tardigrad.engines.base import Observer
+from tardigrad.errors import AllWorkersLost, EndedElsewhere, ShardLost
+from tardigrad.transports.credentials import new_secret
 
 
 def test_the_commands():
@@ -157,6 +160,32 @@ def test_without_matplotlib_there_is_a_table_and_a_sentence_but_no_page(capsys, 
     assert "dc-asgd" in text
     assert "no page: " in text
     assert "pip install 'tardigrad[report]'" in text
+
+
+FAILURES = [ShardLost(1, "gone"), EndedElsewhere("elsewhere"), AllWorkersLost(3, [])]
+
+
+@pytest.mark.parametrize("error", FAILURES)
+def test_a_run_that_fails_has_status_1(capsys, tmp_path, monkeypatch, error):
+    def fails(*arguments, **keywords):
+        raise error
+
+    monkeypatch.setattr("tardigrad.training.train", fails)
+    assert main(["train", "quadratic", "--directory", str(tmp_path / "run")]) == 1
+    assert str(error) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", FAILURES)
+def test_so_has_one_whose_server_is_an_actor(tmp_path, monkeypatch, error):
+    pytest.importorskip("ray")
+    from tardigrad.commands.elsewhere import serve_task
+
+    def fails(*arguments, **keywords):
+        raise error
+
+    monkeypatch.setattr("tardigrad.training.train", fails)
+    ending = serve_task(RunConfig().as_json(), str(tmp_path), new_secret(), Observer(), lambda: False)
+    assert (ending.status, str(error) in ending.words) == (1, True)
 
 
 def test_a_diverged_run_has_status_1_and_names_the_remedies(capsys, tmp_path):

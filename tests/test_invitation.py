@@ -7,7 +7,7 @@ import pytest
 from tardigrad.errors import RunDirectoryError
 from tardigrad.invitation import JOIN, Invitation, find_invitation, reachable, withdraw
 
-INVITED = Invitation("10.0.0.2:7070", "runs/one two/secret", trusted=True, script="/home/me/train.py", life="abc")
+INVITED = Invitation("10.0.0.2:7070", "runs/one two/secret", trusted=True, script="/home/me/train.py")
 
 
 def test_what_was_written_is_read_and_only_its_owner_may(tmp_path):
@@ -39,6 +39,8 @@ def test_the_line_can_be_typed_as_it_is(tmp_path):
     plain = Invitation("10.0.0.2:7070", str(tmp_path / "secret"))
     assert plain.line_with_secret() == "TARDIGRAD_SECRET=tg-abc tardigrad join 10.0.0.2:7070"
     assert "tg-abc" not in plain.line
+    (tmp_path / "secret").write_text("own words; $HOME\n")
+    assert plain.line_with_secret().startswith("TARDIGRAD_SECRET='own words; $HOME' tardigrad")
 
 
 @pytest.mark.parametrize("everywhere", [":7070", "0.0.0.0:7070", "[::]:7070"])

@@ -9,39 +9,20 @@ import pytest
 import torch
 
 import tardigrad
+from stored_runs import QUADRATIC, SETTINGS, checkpoint_of, names_in, new_url, stopped_run, take_up_again
+from tardigrad import parcels
 from tardigrad.audit import audit
-from tardigrad.checkpoint import list_checkpoints
-from tardigrad.config import RunConfig
-from tardigrad.errors import InvalidArgument, RunDirectoryError, Stopped
+from tardigrad.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
+from tardigrad.directories import lives
+from tardigrad.errors import InvalidArgument, RunDirectoryError
 from tardigrad.logs import read_events
+from tardigrad.parcels import Parcel
 from tardigrad.stores import Store, bring
-
-QUADRATIC = RunConfig(task="quadratic(dimension=3, samples=96)")
-SETTINGS = {"workers": 2, "epochs": 2, "rule": "dc-asgd-a", "batch_size": 8}
-_numbers = count()
 
 
 @pytest.fixture(params=["memory", "file"])
 def url(request, tmp_path):
-    if request.param == "file":
-        return f"file://{tmp_path}/store"
-    return f"memory://stores/{next(_numbers)}"
-
-
-def stopped_after(number):
-    """Asked after every push; stops after so many."""
-    asked = count(1)
-    return lambda: next(asked) >= number
-
-
-def stopped_run(place, url, number=10, **settings):
-    with pytest.raises(Stopped):
-        tardigrad.train(QUADRATIC, directory=place, store=url, stop=stopped_after(number), **SETTINGS | settings)
-
-
-def names_in(url):
-    system, root = fsspec.core.url_to_fs(url)
-    return sorted(path.rsplit("/", 1)[-1] for path in system.ls(root, detail=False))
+    return new_url(request.param, tmp_path)
 
 
 def test_a_run_goes_on_from_its_store_bit_for_bit(tmp_path, url):
@@ -93,14 +74,16 @@ def test_an_upload_that_breaks_off_leaves_what_was_kept_before(tmp_path, url, mo
             raise OSError(5, "the line is dead")
         return opened(self, path, mode, **keywords)
 
-    positions = longer(place)
+    take_up_again(place)
+    parcel = Parcel.at_checkpoint(place, version=before.version, growing=longer(place))
+    store = Store(url)
     monkeypatch.setattr(type(system), "open", torn)
     with pytest.raises(RunDirectoryError, match=r"could not be written: OSError.*the line is dead"):
-        Store(url).keep(place, version=before.version, growing=positions)
+        store.keep(parcel)
     monkeypatch.undo()
     assert Store(url).newest() == before
     assert Store(url).restore(tmp_path / "copy") == before
-    Store(url).keep(place, version=before.version, growing=positions)
+    store.keep(parcel)
     assert Store(url).newest().number == before.number + 1
     assert Store(url).restore(tmp_path / "copy 2").number == before.number + 1
 
@@ -148,26 +131,14 @@ def test_a_torn_object_is_told_of_and_what_was_kept_before_taken(tmp_path, url):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_what_is_further_in_the_store_takes_the_place_of_what_is_here(tmp_path):
-    url = f"file://{tmp_path}/store"
-    stopped_run(tmp_path / "here", url, number=5)
-    stopped_run(tmp_path / "there", url, number=10)
-    first = list_checkpoints(tmp_path / "here")
-    assert bring(url, tmp_path / "there") == ""
-    assert bring(url, tmp_path / "here") == f"restored from {url}: version {Store(url).newest().version}"
-    assert list_checkpoints(tmp_path / "here") != first
-    assert list_checkpoints(tmp_path / "here.behind-1") == first
-    assert bring("", tmp_path / "here") == ""
-    assert bring(f"file://{tmp_path}/nothing", tmp_path / "here") == ""
-
-
 def test_a_store_that_fails_is_noted_and_the_run_goes_on(tmp_path, monkeypatch):
     def fail(*args, **keywords):
         raise RunDirectoryError("the bucket is gone")
 
     monkeypatch.setattr(Store, "keep", fail)
     settings = SETTINGS | {"store": "memory://stores/gone", "engine": "local", "checkpoint_every": 1e-6}
-    run = tardigrad.train(QUADRATIC, directory=tmp_path, **settings)
+    with pytest.warns(UserWarning, match="The run's end is only in .* not kept: the bucket is gone"):
+        run = tardigrad.train(QUADRATIC, directory=tmp_path, **settings)
     assert run.summary["status"] == "finished"
     assert any(event[2] == "not kept: the bucket is gone" for event in read_events(tmp_path, kind="note"))
 
@@ -177,7 +148,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path):
     store = Store(url)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
-    store.keep_end(tmp_path / "run")
+    store.keep(Parcel.at_end(tmp_path / "run"))
     path = next((tmp_path / "store").glob("kept-*"))
     body = path.read_bytes().split(b"\n", 1)[1].replace(b"config.json", b"../out.json")
     from tardigrad.stores import _first_line
@@ -199,3 +170,117 @@ def test_a_directory_that_holds_something_is_not_restored_into(tmp_path):
     with pytest.raises(RunDirectoryError, match="holds something"):
         Store("memory://stores/any").restore(tmp_path)
     assert Path(tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_the_process_of_an_earlier_life_leaves_the_store_alone(tmp_path, url):
+    """A server that counts as lost, and lives."""
+    stopped_run(tmp_path / "lost", url, number=5)
+    take_up_again(tmp_path / "lost")
+    lost, its = Store(url), checkpoint_of(tmp_path / "lost")
+    lost.keep(its)
+    bring(url, tmp_path / "new")
+    stopped_run(tmp_path / "new", url, number=8)
+    kept, names = Store(url).newest(), names_in(url)
+    assert kept.life == lives(tmp_path / "new") == 2
+    with pytest.raises(RunDirectoryError, match=r"another process keeps a run in .* \(life 2, version \d+\)"):
+        lost.keep(its)
+    assert names_in(url) == names
+    assert Store(url).restore(tmp_path / "copy") == kept
+
+
+def test_a_second_run_at_the_same_address_leaves_it_alone(tmp_path, url):
+    stopped_run(tmp_path / "first", url)
+    kept, names = Store(url).newest(), names_in(url)
+    stopped_run(tmp_path / "second", new_url("memory", tmp_path))
+    with pytest.raises(RunDirectoryError, match="One folder is for one run"):
+        Store(url).keep(checkpoint_of(tmp_path / "second"))
+    assert names_in(url) == names
+    assert Store(url).restore(tmp_path / "copy") == kept
+
+
+def test_a_process_that_is_overtaken_while_it_uploads_removes_nothing(tmp_path, url, monkeypatch):
+    stopped_run(tmp_path / "lost", url, number=5)
+    bring(url, tmp_path / "new")
+    take_up_again(tmp_path / "lost")
+    lost, uploaded, kept = Store(url), Store._uploaded, []
+
+    def overtaken(self, item, there):
+        if self is lost and not kept:
+            stopped_run(tmp_path / "new", url, number=8)
+            kept.append(Store(url).newest())
+        return uploaded(self, item, there)
+
+    monkeypatch.setattr(Store, "_uploaded", overtaken)
+    with pytest.raises(RunDirectoryError, match="another process keeps"):
+        lost.keep(checkpoint_of(tmp_path / "lost"))
+    assert kept[0].writer != lost._writer
+    assert Store(url).restore(tmp_path / "copy") == kept[0]
+
+
+def test_a_later_life_is_newer_whatever_its_number(tmp_path, url):
+    stopped_run(tmp_path / "run", url)
+    system, root = fsspec.core.url_to_fs(url)
+    store = Store(url)
+    take_up_again(tmp_path / "run")
+    for _ in range(2):
+        store.keep(checkpoint_of(tmp_path / "run"))
+    newest = store.newest()
+    assert (newest.life, newest.number) == (1, 3)
+    system.copy(f"{root}/kept-000002-1.json", f"{root}/kept-000009-0.json")
+    assert Store(url).newest() == newest
+
+
+def test_an_object_that_is_missing_is_uploaded_again(tmp_path, url):
+    stopped_run(tmp_path / "run", url)
+    take_up_again(tmp_path / "run")
+    store = Store(url)
+    store.keep(checkpoint_of(tmp_path / "run"))
+    system, root = fsspec.core.url_to_fs(url)
+    for name in names_in(url):
+        if name.endswith("-config.json"):
+            system.rm_file(f"{root}/{name}")
+    store.keep(checkpoint_of(tmp_path / "run"))
+    assert Store(url).restore(tmp_path / "copy").number == store.newest().number
+
+
+def test_a_checkpoint_that_is_removed_before_it_is_kept_is_kept(tmp_path, url):
+    stopped_run(tmp_path / "run", new_url("memory", tmp_path))
+    found = read_checkpoint(tmp_path / "run")
+    parcel = checkpoint_of(tmp_path / "run")
+    write_checkpoint(tmp_path / "run", found.state, version=found.version + 1, growing=found.growing, kept=1)
+    assert list_checkpoints(tmp_path / "run") == [found.version + 1]
+    with parcel:
+        Store(url).keep(parcel)
+    assert Store(url).restore(tmp_path / "copy").version == found.version
+    assert read_checkpoint(tmp_path / "copy").version == found.version
+
+
+def test_a_closed_segment_is_read_once(tmp_path, url, monkeypatch):
+    place = tmp_path / "run"
+    stopped_run(place, new_url("memory", tmp_path))
+    packed = place / "log-000001.jsonl.gz"
+    packed.write_bytes(b"closed")
+    store, asked = Store(url), []
+
+    def read():
+        asked.append(1)
+        yield packed.read_bytes()
+
+    item = parcels._closed(place, 1)
+    assert item.name == packed.name
+    for _ in range(3):
+        store.keep(Parcel(1, 0, False, (parcels.Item(item.name, read, parcels._closed(place, 1).mark),)))
+    assert len(asked) == 2  # for its name, and to be uploaded
+
+
+def test_a_comparison_has_no_store(tmp_path):
+    from tardigrad.compare import Comparison, run_comparison
+    from tardigrad.tuning import Budget, Stages, TunedComparison
+
+    base = QUADRATIC.replace(store="memory://stores/shared", epochs=1)
+    with pytest.raises(InvalidArgument, match="a store is for one run, and a comparison has many"):
+        run_comparison(Comparison(base, ("asgd",), seeds=(0,)), tmp_path / "grid")
+    assert not (tmp_path / "grid").exists()
+    with pytest.raises(InvalidArgument, match="a store is for one run"):
+        Stages(TunedComparison(base, seeds=(), budget=Budget()), tmp_path / "grid").tune()
+    assert not (tmp_path / "grid").exists()

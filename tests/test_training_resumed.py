@@ -19,7 +19,7 @@ from tardigrad.engines.base import Observer
 from tardigrad.errors import Diverged, RunDirectoryError, Stopped
 from tardigrad.leases import epoch_permutation
 from tardigrad.tasks.base import ERROR, Split
-from tardigrad.training import resume
+from tardigrad.training import require_room, resume
 
 RULES = ("asgd", "dc-asgd-a", "dc-asgd-a(shared=True)", "staleness-lr")
 CONSISTENCIES = ("asynchronous", "ssp(2)", "synchronous", "synchronous(wait_for=3)")
@@ -70,6 +70,16 @@ def train_in_parts(place, stops, **changes):
             train(place, stop=after(pushes), **changes)
         assert not (place / "summary.json").exists()
     return train(place, **changes)
+
+
+def test_there_is_room_for_a_run_that_an_error_ended_and_none_for_another_that_has_ended(tmp_path):
+    with pytest.raises(Stopped):
+        train(tmp_path, stop=after(5))
+    (tmp_path / "summary.json").write_text('{"status": "interrupted"}')
+    require_room(tmp_path)
+    (tmp_path / "summary.json").write_text('{"status": "finished"}')
+    with pytest.raises(RunDirectoryError, match="holds a finished run"):
+        require_room(tmp_path)
 
 
 def read(place):

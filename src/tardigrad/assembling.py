@@ -19,6 +19,7 @@ from tardigrad.delays import ComputeTimes, build_delay
 from tardigrad.engines import ENGINES
 from tardigrad.engines.base import Job, Limits, Meeting, Network
 from tardigrad.errors import InvalidArgument, UnsupportedPlatform
+from tardigrad.faults import FaultPlan
 from tardigrad.imports import import_all
 from tardigrad.leases import Leases
 from tardigrad.recipes import load_recipe
@@ -115,7 +116,9 @@ def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True) -
         policy=config.leases,
         seed=config.seed,
     )
-    server = server_maker(config)(
+    evaluator, times = here.build_evaluator(task), _compute_times(config)
+    faults = faults_of(config, pushes=expected_pushes(samples, config.batch_size, epochs=config.epochs))
+    server = server_maker(config)(  # the last: with several shards it starts processes
         body.weights,
         rule,
         lr=lambda applied: config.lr * schedule.factor(applied / samples),
@@ -133,22 +136,27 @@ def assemble(config: RunConfig, task: Task, rule: Rule, *, named: bool = True) -
         probe_rules=config.probe_rules,
         layout=body.layout,
     )
-    pushes = expected_pushes(samples, config.batch_size, epochs=config.epochs)
     return Job(
         server=server,
         body=body,
-        evaluator=here.build_evaluator(task),
-        times=_compute_times(config),
+        evaluator=evaluator,
+        times=times,
         network=Network(config.latency, config.bandwidth, config.service, config.wire),
         samples_per_epoch=samples,
         evaluate_every=config.evaluate_every,
         blueprint=blueprint,
-        faults=fault_plan(config.chaos, workers=config.workers, pushes=pushes, links=config.engine != "local"),
+        faults=faults,
         limits=Limits(
             config.hang_after, config.first_step, config.max_restarts, config.on_failure, config.digest_every
         ),
         speeds=config.speeds,
     )
+
+
+def faults_of(config: RunConfig, *, pushes: int) -> FaultPlan:
+    """What is to go wrong in a run of which so many pushes are expected; a worker without a link has no fault of it."""
+    unlinked = {"local": config.workers, "simulated": 0}.get(config.engine, config.own_workers)
+    return fault_plan(config.chaos, workers=config.workers, pushes=pushes, unlinked=unlinked)
 
 
 def server_maker(config: RunConfig) -> Callable[..., ParameterServer]:

@@ -65,7 +65,7 @@ ACCEPTED = (
 """One sentence of each form that a script may have."""
 
 
-def fault_plan(text: str, *, workers: int, pushes: int, links: bool = True) -> FaultPlan:
+def fault_plan(text: str, *, workers: int, pushes: int, unlinked: int = 0) -> FaultPlan:
     """What a configuration's ``chaos`` asks for.
 
     Args:
@@ -73,11 +73,12 @@ def fault_plan(text: str, *, workers: int, pushes: int, links: bool = True) -> F
             Pushes are counted from 1 for each worker over all its lives, workers from 0.
         workers: how many there are at first, >= 1.
         pushes: how many are expected in all, >= 0; only a seed's plan depends on it. See `expected_pushes`.
-        links: whether there is anything between the server and its workers that can be cut or delayed.
+        unlinked: so many workers, those of the lowest numbers, are processes of the server's own machine: nothing lies
+            between them and the server that could be cut or delayed.
 
     Raises:
-        InvalidArgument: the text is none of these; the message lists what is accepted. Or it names a link, and there
-            is none.
+        InvalidArgument: the text is none of these; the message lists what is accepted. Or it names the link of a
+            worker that has none.
     """
     text = text.strip()
     seed = re.fullmatch(r"(\d+)(\s*\+\s*server)?", text, re.IGNORECASE)
@@ -85,8 +86,7 @@ def fault_plan(text: str, *, workers: int, pushes: int, links: bool = True) -> F
         return FaultPlan(_drawn(int(seed[1]), workers, pushes, server=seed[2] is not None))
     faults = [_sentence(words, workers) for words in map(str.strip, text.split(";")) if words]
     _require_distinct(faults)
-    if not links:
-        _require_no_link(faults)
+    _require_links(faults, unlinked)
     return FaultPlan(_sorted(faults))
 
 
@@ -156,12 +156,13 @@ def _require_distinct(faults: Sequence[Fault]) -> None:
             raise InvalidArgument(f"chaos: {count} faults at {where}; name one.")
 
 
-def _require_no_link(faults: Sequence[Fault]) -> None:
-    named = next((fault for fault in faults if fault.kind in OF_LINKS), None)
+def _require_links(faults: Sequence[Fault], unlinked: int) -> None:
+    named = next((fault for fault in faults if fault.kind in OF_LINKS and fault.worker < unlinked), None)
     if named is not None:
         raise InvalidArgument(
-            f"chaos: {_WORDS[named.kind](named)!r}: the workers of engine='local' are processes of the server's own "
-            "machine, with no link that could be cut or delayed. Accepted with engine='joined' and 'simulated'."
+            f"chaos: {_WORDS[named.kind](named)!r}: worker {named.worker} is a process of the server's own machine, "
+            "with no link that could be cut or delayed. Links have the simulator's workers, and with engine='joined' "
+            "or 'ray' those that are not own_workers."
         )
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tardigrad.errors import AllWorkersLost, Diverged, Stopped, TardigradError, UnknownName, WorkerFailed
+from tardigrad.errors import FAILURES, Stopped, TardigradError, UnknownName
 
 HELP = """usage: tardigrad COMMAND ...
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(words)
-    except (Diverged, WorkerFailed, AllWorkersLost) as error:
+    except FAILURES as error:
         return _complain(error, status=1)
     except Stopped as error:
         return _complain(error, status=3)

@@ -118,6 +118,7 @@ def run_comparison(
     """
     require_integer("compare", "jobs", jobs, low=1)
     runs = comparison.runs()
+    require_no_store(runs)
     if not runs:
         raise InvalidArgument("the comparison has no run: name at least one seed and one algorithm.")
     prepare_directory(directory, comparison.as_json())
@@ -146,6 +147,15 @@ def run_all(
         outcomes.append(outcome)
         finished(outcome)
     return outcomes
+
+
+def require_no_store(runs: Sequence[RunConfig]) -> None:
+    """Refuse one store for many runs."""
+    if any(config.store for config in runs):
+        raise InvalidArgument(
+            "a store is for one run, and a comparison has many: leave out --store, and name a --directory that "
+            "outlives this machine; the same command goes on from there."
+        )
 
 
 def finished_status(directory: Path, config: RunConfig) -> str | None:

@@ -80,8 +80,8 @@ class RunConfig:
     service: float = 0.0
     """Seconds of virtual time for which a push keeps the server busy."""
     engine: str = "simulated"
-    """Where server and workers live: simulated (one process, virtual time), local (a process for each worker) or joined
-    (the same, from any machine: see tardigrad serve)."""
+    """Where server and workers live: simulated (one process, virtual time), local (a process for each worker), joined
+    (the same, from any machine: see tardigrad serve) or ray (a Ray actor for each, on one machine or a cluster)."""
     commit_path: str = "auto"
     """How the rule's equations are applied: exact, torch.optim's own arithmetic; compiled, one pass over the memory;
     auto, compiled where parameters and commits are many enough to repay it."""

@@ -6,11 +6,14 @@ Imports no more of torch than checkpoints do.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from tardigrad.checkpoint import has_checkpoint, is_checkpoint_file
+from tardigrad.durable import sync
 from tardigrad.errors import RunDirectoryError
 from tardigrad.invitation import JOIN, SECRET
 from tardigrad.segments import CURRENT, Position, has_log, is_log_file
@@ -75,12 +78,35 @@ def cut_back(directory: Path, positions: Mapping[str, Position]) -> None:
         (directory / name).unlink(missing_ok=True)
 
 
+def put_in_place(beside: Path, directory: Path) -> None:
+    """Rename a whole run directory to the name it is to have; both lie in the same folder.
+
+    What is there is moved to ``DIRECTORY.behind-N``; the secret of this machine's agents stays.
+    """
+    if directory.exists():
+        if (directory / SECRET).is_file():
+            shutil.copy2(directory / SECRET, beside / SECRET)
+        if {path.name for path in directory.iterdir()} <= _INVITING:
+            shutil.rmtree(directory)
+        else:
+            os.replace(directory, _aside(directory))
+    os.replace(beside, directory)
+    sync(directory.parent)
+
+
 def lives(directory: Path) -> int:
     """How often the run in a directory was taken up again, >= 0; 0 where there is none."""
     try:
         return len(json.loads((directory / "environment.json").read_text()).get("resumed", ()))
     except FileNotFoundError:
         return 0
+
+
+def _aside(directory: Path) -> Path:
+    number = 1
+    while (place := directory.with_name(f"{directory.name}.behind-{number}")).exists():
+        number += 1
+    return place
 
 
 def _belongs(name: str) -> bool:

@@ -156,7 +156,10 @@ class ShardLost(TardigradError, RuntimeError):
 
 
 class EndedElsewhere(TardigradError, RuntimeError):
-    """A run that this process worked for ended before its end; the process that served it says why."""
+    """A run that this process worked for ended before its end; the process that served it says why.
+
+    Under torchrun or srun in that process too: others that were started with it never came.
+    """
 
 
 class Unreachable(TardigradError, OSError):
@@ -174,6 +177,10 @@ class Unreachable(TardigradError, OSError):
             "does it listen on an address that this machine reaches (--listen :7070 listens on all), and does a "
             "firewall let the port through?"
         )
+
+
+FAILURES: tuple[type[TardigradError], ...] = (Diverged, WorkerFailed, AllWorkersLost, ShardLost, EndedElsewhere)
+"""With which a run ends that had begun; every other error but `Stopped` refuses what was asked for."""
 
 
 class ReplayError(TardigradError, RuntimeError):

@@ -35,14 +35,12 @@ class Invitation:
         secret_file: with what agents prove themselves, on the server's machine.
         trusted: whether nothing is encrypted.
         script: path of the script, on the server's machine; empty for a task.
-        life: of the server, as agents are told it.
     """
 
     address: str
     secret_file: str
     trusted: bool = False
     script: str = ""
-    life: str = ""
 
     @property
     def line(self) -> str:
@@ -51,7 +49,7 @@ class Invitation:
 
     def line_with_secret(self) -> str:
         """The same without the file: what to show to nobody but the run's owner. Raises OSError: there is no file."""
-        return f"{SECRET_VARIABLE}={Path(self.secret_file).read_text().strip()} {self._line()}"
+        return f"{SECRET_VARIABLE}={shlex.quote(Path(self.secret_file).read_text().strip())} {self._line()}"
 
     def _line(self, *secret: str) -> str:
         words = ["tardigrad", "join", self.address, *secret, *(["--trusted-network"] if self.trusted else [])]

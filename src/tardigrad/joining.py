@@ -15,7 +15,7 @@ from tardigrad.engines.joined.resolving import Means
 from tardigrad.errors import InvalidArgument
 from tardigrad.hyperparameters import require_integer, require_number
 from tardigrad.imports import import_all
-from tardigrad.invitation import SECRET_VARIABLE, Invitation, find_invitation
+from tardigrad.invitation import SECRET, SECRET_VARIABLE, Invitation, find_invitation
 from tardigrad.transports.credentials import Credentials, read_secret, require_secret
 from tardigrad.transports.meeting import parse_address
 
@@ -85,12 +85,13 @@ def join(
     require_device(device)
     require_integer("join", "workers", workers, low=1)
     require_number("join", "keep_trying", keep_trying, low=0.0)
-    _require_file(script)
     import_all(imports)
     where, invited = _place_of(address)
     if invited is not None:
-        secret_file, trusted_network = secret_file or invited.secret_file, trusted_network or invited.trusted
+        trusted_network = trusted_network or invited.trusted
+        secret_file = secret_file or ("" if secret else _secret_file_in(Path(str(address)), invited))
         script = script or invited.script
+    _require_file(script)
     credentials = Credentials(_secret(secret, secret_file), trusted_network)
     means = Means(device, data_dir, tuple(imports), str(script), tuple(args))
     agent = Agent(
@@ -121,6 +122,13 @@ def _place_of(address: str | Path | Callable[[], str]) -> tuple[str | Callable[[
         return lambda: _address_in(directory, invited.address), invited
     parse_address(str(address))
     return str(address), None
+
+
+def _secret_file_in(directory: Path, invited: Invitation) -> Path:
+    """The run's secret: where the server said, seen from anywhere; else in the directory, as this machine sees it."""
+    said = Path(invited.secret_file)
+    own = directory / SECRET
+    return own if own.exists() and not (said.is_absolute() and said.exists()) else said
 
 
 def _address_in(directory: Path, before: str) -> str:

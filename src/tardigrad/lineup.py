@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tardigrad.assembling import configure
-from tardigrad.chaos import fault_plan
+from tardigrad.assembling import configure, faults_of
 from tardigrad.config import RunConfig
 from tardigrad.errors import InvalidArgument
 from tardigrad.hyperparameters import require_choice, require_integer
@@ -113,7 +112,7 @@ def lined_up(given: Mapping[str, Any], *, name: str) -> tuple[RunConfig, Lineup]
     config = configure(DEFAULTS.replace(recipe=name), rule=rule, **settings)
     if lineup.group > 1 and not settings.get("threads"):
         config = config.replace(threads=max(1, config.threads // lineup.group))
-    fault_plan(config.chaos, workers=config.workers, pushes=PUSHES, links=config.engine != "local")
+    faults_of(config, pushes=PUSHES)
     if lineup.of_leases is not None:
         config = config.replace(batch_size=lineup.of_leases)
         Leases(1, config.batch_size, workers=config.workers)  # what it cannot take is refused before anything starts

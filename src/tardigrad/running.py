@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,19 @@ from typing import Any
 from torch import Tensor
 
 from tardigrad.arithmetic import threads
-from tardigrad.assembling import chosen_commit_threads, meeting_of, require_platform, server_maker
-from tardigrad.chaos import describe, fault_plan
+from tardigrad.assembling import chosen_commit_threads, faults_of, meeting_of, require_platform, server_maker
+from tardigrad.chaos import describe
 from tardigrad.checkpoint import read_checkpoint
 from tardigrad.commit.groups import ParameterGroup
 from tardigrad.config import RunConfig
-from tardigrad.directories import lives, may_go_on, require_usable
+from tardigrad.directories import lives, may_go_on
 from tardigrad.durable import write_json
 from tardigrad.engines import SCRIPT_ENGINES
 from tardigrad.engines.base import Evaluation, Limits, Observer, Stage
 from tardigrad.engines.local.casting import Cast
 from tardigrad.engines.local.nursery import prepare_for_scripts
 from tardigrad.errors import InvalidArgument, SessionError
-from tardigrad.launched import find_launch
+from tardigrad.launched import Roll, find_launch
 from tardigrad.leases import Leases
 from tardigrad.ledger import Ledger
 from tardigrad.lineup import DEFAULTS, PUSHES, Lineup, lined_up, require_settings
@@ -38,7 +38,19 @@ from tardigrad.session.link import Prepared
 from tardigrad.session.randomness import seed_generators
 from tardigrad.session.scripts import Script, guard, launch_variables_removed
 from tardigrad.stores import bring
-from tardigrad.training import as_begun, fresh_directory, make_ready, opened, recorder_of, run_engine, tell, watched
+from tardigrad.training import (
+    as_begun,
+    fresh_directory,
+    make_ready,
+    opened,
+    recorder_of,
+    require_room,
+    run_engine,
+    tell,
+    watched,
+)
+
+_PREPARED = ("rule", "optimizer", "lr", "batch_size")  # settings that what the script prepares completes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,8 @@ def run(
             ``session.prepare``, and trains as usual; see `tardigrad.session.session.Session`.
         args: what ``main`` takes after the session; picklable.
         engine: ``"local"``: workers on this machine; ``"joined"``: workers that join from anywhere, by ``tardigrad
-            join``; None: plain PyTorch, ``main`` in this process.
+            join``; ``"ray"``: a Ray actor for each, on one machine or a cluster; None: plain PyTorch, ``main`` in this
+            process.
         rule: what a late gradient becomes, such as ``"dc-asgd"`` or ``"dc-asgd-a(lambda0=4)"``.
         directory: where to record; by default a new one below ``runs/``.
         observers: told of every pull, commit, rejection and evaluation.
@@ -136,8 +149,9 @@ def _run(
         return _hosted(script, given | {"engine": engine}, directory, observers, stop)
     launch.meet()
     if launch.rank.number == 0:
-        with launch.with_secret(given):
-            return _hosted(script, launch.settings(given), directory, [*observers, launch.herald()], stop)
+        roll = Roll(launch, stop)
+        with launch.with_secret(launch.settings(given)) as settings:
+            return _hosted(script, settings, directory, [*observers, launch.herald(), roll], roll.stop)
     with launch_variables_removed():
         launch.work(script, given)
     return ScriptRun(None, None, [], {}, {})
@@ -223,14 +237,16 @@ def _host(
     require_nobody(place)
     prepare_for_scripts()
     engine_class = SCRIPT_ENGINES.load(config.engine)
-    tell(observers, bring(config.store, place))
-    require_usable(place)
+    tell(observers, bring(config.store, place, _settled(config)))
+    require_room(place)
     casting = engine_class.casting(meeting_of(config, place), observers, stop)
-    cast = cast_of(script, config, _next_lives(place, config, lineup), lineup, casting=casting)
-    try:
+    with ExitStack() as begun:
+        cast = cast_of(script, config, _next_lives(place, config, lineup), lineup, casting=casting)
+        begun.callback(cast.dismiss)
         prepared, first = cast.first()
         config = completed(config, prepared, lineup)
         stage, ledger = stage_of(as_begun(config, place), prepared)
+        begun.callback(stage.server.close)
         make_ready(stage.server, observers, mirrored=True)
         state = opened(place, config)
         life = 0 if state is None else lives(place) + 1
@@ -247,8 +263,6 @@ def _host(
                 engine.load_state_dict(state.pop("engine"))
             with threads(1):
                 summary = run_engine(engine, recorder, Saving(engine, recorder, config, stop))
-    finally:
-        cast.dismiss()
     server = stage.server
     named = dict(zip(server.layout.names, server.weights(), strict=True)) | server.buffers.combined(server.live)
     return ScriptRun(place, config, recorder.evaluations, summary, named)
@@ -288,6 +302,11 @@ def limits_of(config: RunConfig) -> Limits:
     return Limits(config.hang_after, config.first_step, config.max_restarts, config.on_failure, config.digest_every)
 
 
+def _settled(config: RunConfig) -> dict[str, Any]:
+    """What decides what is computed, as far as it is known before the script has prepared; see `completed`."""
+    return {name: value for name, value in config.computes.items() if name not in _PREPARED}
+
+
 def completed(config: RunConfig, prepared: Prepared, lineup: Lineup) -> RunConfig:
     """The configuration with what the script has prepared written out."""
     if lineup.evaluate == "beside" and prepared.samples is None:
@@ -302,6 +321,14 @@ def stage_of(config: RunConfig, prepared: Prepared) -> tuple[Stage, Ledger | Non
     """The server for what was prepared, and the ledger of its leases; nobody watches yet."""
     rule = make_rule(config.rule, optimizer=config.optimizer)
     groups = [ParameterGroup(each.tensors, 1.0, OPTIMIZERS.build(each.optimizer)) for each in prepared.groups]
+    ledger = None
+    if prepared.samples is not None:
+        leases = Leases(
+            prepared.samples, config.batch_size, workers=config.workers, policy=config.leases, seed=config.seed
+        )
+        ledger = Ledger(leases)
+    pushes = PUSHES if prepared.samples is None else max(2, prepared.samples // prepared.batch_size)
+    faults = faults_of(config, pushes=pushes)
     server = server_maker(config)(
         prepared.weights,
         rule,
@@ -318,14 +345,6 @@ def stage_of(config: RunConfig, prepared: Prepared) -> tuple[Stage, Ledger | Non
         measure_every=config.measure_every,
         layout=prepared.layout,
     )
-    ledger = None
-    if prepared.samples is not None:
-        leases = Leases(
-            prepared.samples, config.batch_size, workers=config.workers, policy=config.leases, seed=config.seed
-        )
-        ledger = Ledger(leases)
-    pushes = PUSHES if prepared.samples is None else max(2, prepared.samples // prepared.batch_size)
-    faults = fault_plan(config.chaos, workers=config.workers, pushes=pushes, links=config.engine != "local")
     samples = prepared.samples or 1
     return Stage(server=server, samples_per_epoch=samples, faults=faults, limits=limits_of(config)), ledger
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,20 @@ from tardigrad.assembling import chosen_threads as chosen_threads
 from tardigrad.assembling import resolve as resolve
 from tardigrad.assembling import resolve_rule as resolve_rule
 from tardigrad.chaos import describe
-from tardigrad.checkpoint import Checkpoint, read_checkpoint, remove_checkpoints
+from tardigrad.checkpoint import read_checkpoint, remove_checkpoints
 from tardigrad.config import RunConfig, file_name
-from tardigrad.directories import create_directory, cut_back, lives, may_go_on
+from tardigrad.directories import create_directory, cut_back, lives, may_go_on, require_usable
 from tardigrad.engines import ENGINES
 from tardigrad.engines.base import BasicEngine, Evaluation, Observer, Stage
-from tardigrad.errors import AllWorkersLost, Diverged, RunDirectoryError, ShardLost, Stopped, WorkerFailed
+from tardigrad.errors import (
+    AllWorkersLost,
+    Diverged,
+    RunDirectoryError,
+    ShardLost,
+    Stopped,
+    TardigradError,
+    WorkerFailed,
+)
 from tardigrad.integrations.tensorboard import event_files
 from tardigrad.logs import read_header
 from tardigrad.presence import require_nobody
@@ -33,7 +41,7 @@ from tardigrad.saving import Saving
 from tardigrad.server import ParameterServer
 from tardigrad.specs import parse_spec
 from tardigrad.steering import Steering
-from tardigrad.stores import bring
+from tardigrad.stores import bring, require_same
 from tardigrad.tasks.base import Metric, Task
 
 
@@ -103,12 +111,14 @@ def train(
     engine_class.prepare(blueprint_of(config))
     task = recipe if isinstance(recipe, Task) else blueprint_of(config).build_task()
     made = rule if isinstance(rule, Rule) else make_rule(config.rule, optimizer=config.optimizer)
-    with threads(1), torch.random.fork_rng(devices=_cuda_devices(config)):
+    with threads(1), torch.random.fork_rng(devices=_cuda_devices(config)), ExitStack() as begun:
         place = Path(directory) if directory is not None else fresh_directory(config)
-        tell(observers, bring(config.store, place))
-        job = assemble(as_begun(config, place), task, made, named=not isinstance(recipe, Task))
         if engine_class.has_processes:
             require_nobody(place)
+        tell(observers, bring(config.store, place, config.computes))
+        require_room(place)
+        job = assemble(as_begun(config, place), task, made, named=not isinstance(recipe, Task))
+        begun.callback(job.server.close)
         make_ready(job.server, observers, mirrored=engine_class.has_processes)
         state = opened(place, config)
         life = 0 if state is None else lives(place) + 1
@@ -181,36 +191,35 @@ def tell(observers: Sequence[Observer], words: str) -> None:
         observer.noted(0.0, words)
 
 
+def require_room(place: Path) -> None:
+    """Raise `RunDirectoryError` where a run can neither begin nor go on; asked before anything is started."""
+    if not may_go_on(place):
+        require_usable(place)
+
+
 def opened(place: Path, config: RunConfig) -> dict[str, Any] | None:
     """Make the directory ready: cut back to its last checkpoint, whose state is returned; None: the run begins."""
     found = read_checkpoint(place) if may_go_on(place) else None
     if found is None:
         create_directory(place)
         return None
-    _require_same(config, found)
+    require_same(config.computes, found.state["config"], place)
     cut_back(place, found.growing)
     return found.state
 
 
-def _require_same(config: RunConfig, found: Checkpoint) -> None:
-    """Refuse to go on with a configuration that computes something else."""
-    mine, theirs = config.computes, RunConfig.from_json(found.state["config"]).computes
-    others = [f"{name}={theirs[name]!r}, not {mine[name]!r}" for name in mine if mine[name] != theirs[name]]
-    if others:
-        raise RunDirectoryError(
-            f"{found.path.parent} holds a stopped run with {', '.join(others)}. Name another directory, or go on with "
-            "the settings it was begun with."
-        )
-
-
 def run_engine(engine: BasicEngine, recorder: Recorder, saving: Saving) -> dict[str, Any]:
-    """Run to the end, which is recorded whatever it is, or until it is stopped."""
-    server = engine.job.server
+    """Run to the end, which is recorded whatever it is, or until it is stopped.
+
+    Where shards do not hold the weights of one version any more, it is as if this process had been killed.
+    """
+    server, left = engine.job.server, None
     status, message = "interrupted", "ended by an error or by hand"
     try:
         if not engine.run(saving.pause):
             status = "stopped"
             raise Stopped(recorder.directory, server.version)
+        left = _left_by(server)
         status, message = "finished", "every sample was applied or is listed as lost"
     except Diverged as error:
         status, message = "diverged", str(error)
@@ -226,19 +235,28 @@ def run_engine(engine: BasicEngine, recorder: Recorder, saving: Saving) -> dict[
         error.add_note(f"If there is one: {engine.goes_on_by.format(recorder.directory)}")
         raise
     finally:
-        saving.finish()
-        if status == "stopped":
-            recorder.close()
-        else:
-            recorder.save_weights(server.flat, server.buffers.combined(server.live))
-            how = engine.computation
-            summary = recorder.finish(status, message=message, memory=server.bytes_held(), gradients=how)
-        if status in ("finished", "diverged") and not saving.asked_for:
-            remove_checkpoints(recorder.directory)
-        if status in ("finished", "diverged"):
-            saving.keep_end()
-        server.close()
+        try:
+            saving.finish()
+            if status in ("interrupted", "diverged"):
+                with suppress(TardigradError):
+                    left = _left_by(server)
+            if left is None:
+                recorder.close()
+            else:
+                recorder.save_weights(left[0], server.buffers.combined(server.live))
+                summary = recorder.finish(status, message=message, memory=left[1], gradients=engine.computation)
+            if left is not None and status != "interrupted":
+                if not saving.asked_for:
+                    remove_checkpoints(recorder.directory)
+                saving.keep_end()
+        finally:
+            server.close()
     return summary
+
+
+def _left_by(server: ParameterServer) -> tuple[Tensor, dict[str, int]]:
+    """The last weights, and the bytes held. Raises TardigradError where shards do not hold them any more."""
+    return server.flat, server.bytes_held()
 
 
 def recorder_of(

@@ -22,7 +22,7 @@ from typing import Any
 
 from tardigrad.algorithms import CONTROLS, TUNED, configure, control_of
 from tardigrad.assembling import blueprint_of, resolve_rule
-from tardigrad.compare import Outcome, prepare_directory, run_all
+from tardigrad.compare import Outcome, prepare_directory, require_no_store, run_all
 from tardigrad.config import FORMAT, RunConfig
 from tardigrad.durable import write_json
 from tardigrad.errors import InvalidArgument
@@ -230,6 +230,7 @@ class Stages:
         comparison = self.comparison
         import_all(comparison.base.imports)
         require_integer("tune", "jobs", self.jobs, low=1)
+        require_no_store([comparison.base])
         _require_validation(comparison.base)
         prepare_directory(self.directory, comparison.as_json([]))
         tried: dict[Arm, list[_Setting]] = {arm: [] for arm in comparison.arms()}

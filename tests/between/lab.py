@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -130,4 +129,4 @@ def _parent(pid):
         return 0
 
 
-__all__ = ["HERE", "TARDIGRAD", "Between", "kill", "subprocess", "wait_until"]
+__all__ = ["HERE", "TARDIGRAD", "Between", "kill", "wait_until"]

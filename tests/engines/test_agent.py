@@ -2,30 +2,27 @@
 
 import dataclasses
 import os
-import queue
 import signal
+import socket
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from by_hand import SOON, Guest, begun, the_task
 
-from tardigrad.arithmetic import Arithmetic
-from tardigrad.blueprint import Blueprint
-from tardigrad.engines.joined.agent import Agent
+from tardigrad.engines.joined import stay
 from tardigrad.engines.joined.facts import digest_of
-from tardigrad.engines.joined.greeting import Assignment, Hello, Resumes, ScriptAssignment, TaskAssignment
+from tardigrad.engines.joined.greeting import Assignment, Resumes, ScriptAssignment
 from tardigrad.engines.joined.resolving import Means
 from tardigrad.engines.local.acting import Part
-from tardigrad.engines.local.processes import Duty
 from tardigrad.errors import InvalidArgument, Unreachable
 from tardigrad.records import Lease, Snapshot
 from tardigrad.session.scripts import Script
-from tardigrad.transports.bridge import Bridge
 from tardigrad.transports.credentials import Credentials, new_secret
-from tardigrad.transports.meeting import CredentialsRefused, Listener
-from tardigrad.transports.requests import Wire
-from tardigrad.transports.slots import Order, Pushed, Raised, Ready, ServerEnd, Slot, SlotLayout, ends
+from tardigrad.transports.meeting import CredentialsRefused
+from tardigrad.transports.parts import Elsewhere, WorkerParts
+from tardigrad.transports.slots import Order, Pushed, Raised, Ready
 
 SCRIPT = """
 import os, sys
@@ -37,125 +34,6 @@ def end_0(session):
 def end_3(session):
     os._exit(3)
 """
-SOON = 60.0
-
-
-class Server:
-    """The other end: greets, and holds the engine's end of a worker's bridge."""
-
-    def __init__(self, credentials):
-        self.met = queue.SimpleQueue()
-        self.told, self.lost = queue.SimpleQueue(), queue.SimpleQueue()
-        self.listener = Listener("127.0.0.1:0", credentials, met=self.met.put)
-        self.bridges, self.slots, self.ends = [], [], []
-
-    def greeted(self):
-        """The next place that dials, and what it says."""
-        channel = self.met.get(timeout=SOON)
-        message = channel.receive()
-        assert message.word == "hello"
-        return channel, Hello.from_json(message.content)
-
-    def answer(self, word, **content):
-        channel, hello = self.greeted()
-        channel.send(word, content)
-        return channel, hello
-
-    def assign(self, assignment):
-        """Seat the next that dials; the engine's end, its slots and what it said."""
-        down = up = None
-        if assignment.task is not None:
-            down, up = (Slot.make(assignment.task.slots, name) for name in ("down", "up"))
-            self.slots += [down, up]
-        mine, theirs = ends()
-        bridge = Bridge(
-            theirs, side="server", down=down, up=up, speaks=assignment.kind,
-            told=lambda *said: self.told.put(said), lost=self.lost.put,
-        )  # fmt: skip
-        channel, hello = self.answer("assign", **assignment.as_json())
-        bridge.attach(channel)
-        self.bridges.append(bridge)
-        self.ends.append(mine)
-        mine.settimeout(SOON)
-        return (ServerEnd(mine) if assignment.task is not None else Wire(mine)), down, up, hello
-
-    def over(self, **content):
-        self.bridges[-1].tell("over", {"words": "the run has ended", "finished": True, **content})
-
-    def close(self):
-        for bridge in self.bridges:
-            bridge.close()
-        self.listener.close()
-        for each in (*self.slots, *self.ends):
-            each.close()
-
-
-class Guest:
-    """An agent in a thread of its own, and what came of it."""
-
-    def __init__(self, server, credentials, means, **settings):
-        self.words, self.error = [], None
-        address = settings.pop("address", server.listener.address)
-        self.agent = Agent(address, credentials, means, tell=self.words.append, **settings)
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self):
-        try:
-            self.agent.run()
-        except Exception as error:
-            self.error = error
-
-    def ended(self):
-        self._thread.join(SOON)
-        assert not self._thread.is_alive()
-        return self.error
-
-
-@pytest.fixture
-def credentials():
-    return Credentials(new_secret(), trusted=True)
-
-
-@pytest.fixture
-def server(credentials):
-    server = Server(credentials)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def guests(server, credentials):
-    """Makes agents, and sees them off."""
-    made = []
-
-    def make(means=None, **settings):
-        made.append(Guest(server, credentials, means or Means(), **settings))
-        return made[-1]
-
-    yield make
-    for guest in made:
-        guest.agent.wishes.leave()
-        guest.ended()
-
-
-def the_task(**changes):
-    blueprint = Blueprint("quadratic(dimension=4)", 0, Arithmetic())
-    body = blueprint.build_worker(blueprint.build_task())
-    slots = SlotLayout.of(body.layout, body.buffers)
-    task = TaskAssignment.of(Duty(0, blueprint), slots, body.layout.hash)
-    return Assignment("life", 0, 0, task=dataclasses.replace(task, **changes)), body
-
-
-def begun(server, **changes):
-    """A worker that is ready; its end, its slots, the body that computes the same here."""
-    assignment, body = the_task(**changes)
-    end, down, up, _ = server.assign(assignment)
-    ready = end.receive()
-    assert isinstance(ready, Ready)
-    torch.manual_seed(0)
-    down.flat.copy_(torch.randn(down.flat.shape, dtype=down.flat.dtype))
-    return end, down, up, body, ready.facts["pid"]
 
 
 def gradient_of(body, down, lease):
@@ -192,7 +70,7 @@ def test_a_place_says_who_it_is_and_stays_the_same(server, guests):
     channel, second = server.answer("wait", seconds=0.01)
     channel.close()
     assert second == first
-    assert (first.pid, first.resumes, first.wants) == (os.getpid(), None, None)
+    assert (first.host, first.resumes, first.wants) == (socket.gethostname(), None, None)
     assert first.facts.code == Means().facts.code
     server.answer("over", words="too late", finished=True)[0].close()
     assert guest.ended() is None
@@ -224,6 +102,67 @@ def test_a_machine_that_builds_another_model_is_refused_before_it_computes(serve
     assert isinstance(error, InvalidArgument)
     assert "layout another" not in str(error)
     assert "not another" in str(error)
+
+
+def with_another_shard():
+    assignment, _ = the_task()
+    end = 4 * assignment.task.slots.elements
+    return dataclasses.replace(assignment, parts=(Elsewhere("127.0.0.1:1", 4, end),))
+
+
+def test_a_machine_that_does_not_reach_a_shard_is_refused_with_the_address(server, guests, monkeypatch):
+    monkeypatch.setattr(stay, "_REACHING", 0.0)
+    monkeypatch.setattr(stay, "_PAUSE", 0.0)
+    guest = guests()
+    server.assign(with_another_shard())
+    word, content = server.told.get(timeout=SOON)
+    assert (word, content["code"]) == ("ended", None)
+    assert "shard 1 at 127.0.0.1:1 cannot be reached" in content["refused"]
+    server.bridges[-1].close()
+    error = guest.ended()
+    assert isinstance(error, InvalidArgument)
+    assert "shard 1 at 127.0.0.1:1 cannot be reached" in str(error)
+
+
+def test_a_life_whose_shard_is_not_reached_again_dials_until_it_is_and_says_why(server, guests, monkeypatch):
+    found = iter(["", "shard 1 is away", "shard 1 is away", ""])
+    monkeypatch.setattr(WorkerParts, "connect", lambda parts, peer: next(found))
+    guest = guests()
+    end, *_ = server.assign(with_another_shard())
+    assert isinstance(end.receive(), Ready)
+    bridge, before = server.bridges[-1], None
+    received = bridge.detach()
+    for _ in range(3):
+        channel, hello = server.greeted()
+        assert hello.resumes is not None
+        if before is not None:
+            before.close()
+        channel.send("resumed", {"received": received})
+        before = channel
+    bridge.attach(before, received=hello.resumes.received)
+    guest.agent.wishes.drain()
+    assert server.told.get(timeout=SOON) == ("drain", {})
+    assert len([words for words in guest.words if "shard 1 is away" in words]) == 2
+    server.over()
+    assert guest.ended() is None
+
+
+def test_the_end_of_one_places_script_is_not_the_end_of_the_others(server, guests):
+    guest = guests(places=2)
+    assignment, _ = the_task()
+    end, *_ = server.assign(assignment)
+    assert isinstance(end.receive(), Ready)
+    waiting, other = server.greeted()
+    server.over(words="its script has come to its end", only_this=True)
+    pause = threading.Event()
+    while "left" not in [view.state for view in guest.agent.views()]:
+        pause.wait(0.01)
+    waiting.send("wait", {"seconds": 0.0})
+    channel, hello = server.greeted()
+    assert hello.place == other.place
+    channel.send("over", {"words": "the run was stopped", "finished": False})
+    assert guest.ended() is None
+    assert {"its script has come to its end", "the run was stopped"} <= set(guest.words)
 
 
 def test_what_the_run_imports_and_this_machine_lacks_is_said_to_both(server, guests):

@@ -58,15 +58,29 @@ def facts(**changes):
 
 def test_a_hello_arrives_as_it_was_said():
     mark = ScriptMark("/home/me/train.py", "d1")
-    own = Hello.own("place-1", facts(imports={"my.py": "d2"}, script=mark), device="cuda:1", places=1000)
-    assert own.threads == 1
+    own = Hello.own("place-1", facts(imports={"my.py": "d2"}, script=mark))
     for hello in (own, dataclasses.replace(own, resumes=Resumes("life", 17), wants=3)):
         assert Hello.from_json(plainly(hello.as_json())) == hello
 
 
-@pytest.mark.parametrize("change", [{"format": 2}, {"place": None, "versions": 3}, {"resumes": {"life": "x"}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"place": None},
+        {"host": ["red"]},
+        {"wants": [1]},
+        {"wants": -1},
+        {"resumes": {"life": "x"}},
+        {"resumes": {"life": "x", "received": "1"}},
+        {"versions": 3},
+        {"versions": {"torch": 2}},
+        {"script": {"path": "x", "digest": None}},
+        {"fingerprint": {"code": "c", "imports": {"my.py": 1}}},
+    ],
+)
 def test_a_hello_of_another_form_is_refused(change):
-    plain = Hello.own("place", facts(), device="cpu").as_json() | change
+    plain = Hello.own("place", facts()).as_json() | change
     with pytest.raises(ProtocolError, match=r"format 1|no hello"):
         Hello.from_json(plain)
 

@@ -1,9 +1,11 @@
 """Scripts whose workers join from elsewhere: every sample once, whatever is killed or cut, and the run replays."""
 
+import importlib.util
 import json
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,26 @@ from agents_here import Does, Site, events
 
 import tardigrad
 from tardigrad.audit import audit
-from tardigrad.errors import WorkerFailed
+from tardigrad.errors import InvalidArgument, Stopped, WorkerFailed
 
 pytestmark = pytest.mark.timeout(150)
 BOTH = {"workers": 2, "threads": 1, "consistency": "ssp(2)"}
 FILE = Path(scripts.__file__)
+ODD = """
+import sys, torch
+from torch.utils.data import DataLoader, TensorDataset
+def main(session):
+    inputs = torch.ones(int(sys.argv[1]) if len(sys.argv) == 2 and sys.argv[1].isdigit() else 96, 6)
+    model = torch.nn.Linear(6, 3)
+    loader = DataLoader(TensorDataset(inputs, torch.zeros(len(inputs), dtype=torch.long)), batch_size=8)
+    model, optimizer, loader = session.prepare(model, torch.optim.SGD(model.parameters(), lr=0.01), loader)
+    for _ in session.epochs(100_000):
+        for given, labels in loader:
+            loss = torch.nn.functional.cross_entropy(model(given), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+"""
 
 
 @pytest.fixture
@@ -72,12 +89,37 @@ def test_a_cut_script_goes_on_where_it_was(site, tmp_path):
 def test_an_agent_that_is_killed_and_one_that_comes_later(site, tmp_path):
     site.agent(script=FILE)
     gone = site.process(1, FILE)
-    does = Does(at_3=gone.kill, left=lambda: site.agent(2, script=FILE))
-    a_run(site, scripts.usual, tmp_path / "run", args=(6,), does=does)
+    back = threading.Event()
+    does = Does(at_3=gone.kill, left=lambda: site.agent(2, script=FILE), joined=back.set)
+    with pytest.raises(Stopped):
+        a_run(site, scripts.usual, tmp_path / "run", args=(100_000,), does=does, stop=back.is_set)
     (failure,) = events(tmp_path / "run", "fail")
     assert failure[5] == "died"
     assert [failure[2], 1] in [event[2:4] for event in events(tmp_path / "run", "join")]
-    require_sound(tmp_path / "run", epochs=6)
+    assert audit(tmp_path / "run").ok
+
+
+def test_an_agent_whose_script_prepares_other_data_is_refused_and_the_run_goes_on(site, tmp_path):
+    odd = tmp_path / "odd.py"
+    odd.write_text(ODD)
+    spec = importlib.util.spec_from_file_location("odd", odd)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["odd"] = module
+    spec.loader.exec_module(module)
+    others = []
+    site.agent(script=odd)
+    does = Does(at_3=lambda: others.append(site.agent(script=odd, args=("88",))))
+
+    def refused():
+        return bool(others) and not others[0].thread.is_alive()
+
+    try:
+        with pytest.raises(Stopped):
+            a_run(site, module.main, tmp_path / "run", workers=1, does=does, stop=refused)
+    finally:
+        del sys.modules["odd"]
+    assert isinstance(others[0].errors[0], InvalidArgument)
+    assert [event[4] for event in events(tmp_path / "run", "leave")] == ["refused"]
 
 
 def test_a_drained_script_leaves_between_two_steps(site, tmp_path):

@@ -1,6 +1,7 @@
 """The Ray engine: its laws, and hands, nodes and servers that are lost, drained and found again."""
 
 import json
+import shutil
 import threading
 
 import pytest
@@ -13,6 +14,7 @@ import tardigrad
 from ray_cluster import TestCluster
 from tardigrad import cli
 from tardigrad.audit import audit
+from tardigrad.commands.elsewhere import train_elsewhere
 from tardigrad.engines.base import Observer
 from tardigrad.engines.ray.keeping import hands_kept
 from tardigrad.engines.ray.needs import Needs
@@ -21,10 +23,11 @@ from tardigrad.logs import read_events
 from tardigrad.replaying import replay
 from tardigrad.stores import Store
 from tardigrad.testing import check_engine
+from tardigrad.transports.credentials import Credentials
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray"), pytest.mark.timeout(240)]
 RECIPE = tardigrad.RunConfig(task="quadratic(dimension=3, samples=128)", lr=0.05)
-NAMES = ("samples", "version", "staleness_bucket", "live_workers", "samples_per_second")
+NAMES = ("samples_total", "version", "staleness_bucket", "live_workers", "samples_per_second")
 SETTINGS = {"engine": "ray", "workers": 2, "epochs": 2, "rule": "dc-asgd-a", "batch_size": 8}
 
 SCRIPT = """
@@ -111,6 +114,16 @@ class TestWithHandsThatStay:
         lines = [line for line in cluster.metrics().splitlines() if line.startswith("ray_tardigrad_version")]
         assert any('run="run-7"' in line for line in lines)
 
+    @pytest.mark.parametrize("strategy", ["pack", "strict-pack", "spread"])
+    def test_workers_are_placed_as_a_group(self, strategy, tmp_path):
+        tardigrad.train(RECIPE, directory=tmp_path / "run", ray=f"strategy={strategy!r}", **SETTINGS)
+        assert audit(tmp_path / "run").ok
+
+    def test_on_a_trusted_network_nothing_is_encrypted(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Credentials, "tls", None)
+        tardigrad.train(RECIPE, directory=tmp_path / "run", trusted_network=True, shards=2, **SETTINGS)
+        assert audit(tmp_path / "run").ok
+
     def test_a_script_runs_under_ray_as_it_is(self, tmp_path):
         script, place = tmp_path / "mine.py", tmp_path / "run"
         script.write_text(SCRIPT)
@@ -151,9 +164,8 @@ def test_a_node_that_is_to_go_is_left_by_its_worker_and_another_takes_its_place(
     assert audit(tmp_path / "run").ok
 
 
-def test_a_server_that_is_killed_begins_again_and_its_workers_come_back(cluster, tmp_path, capfd):
-    from tardigrad.commands.elsewhere import train_elsewhere
-
+@pytest.mark.parametrize("lost", ["process", "directory"])
+def test_a_server_that_is_killed_begins_again_and_its_workers_come_back(lost, cluster, tmp_path, capfd):
     place, url = tmp_path / "run", f"file://{tmp_path}/store"
     config, _ = tardigrad.training.resolve(
         RECIPE, **(SETTINGS | {"epochs": 40, "checkpoint_every": 1e-3, "store": url})
@@ -165,6 +177,8 @@ def test_a_server_that_is_killed_begins_again_and_its_workers_come_back(cluster,
             if not killed and Store(url).newest() is not None:
                 killed.append(commit.version)
                 cluster.kill("ray::Server")
+                if lost == "directory":  # as on another node: only the store has the run
+                    shutil.rmtree(place)
 
     assert train_elsewhere(config, place, observers=[Kills()], stop=lambda: False) == 0
     assert capfd.readouterr().out.strip().endswith(f"recorded in {place}")
@@ -176,15 +190,45 @@ def test_a_server_that_is_killed_begins_again_and_its_workers_come_back(cluster,
     assert not cluster.processes("ray::Server")
 
 
+def test_a_server_that_loses_a_shard_goes_on_from_its_last_checkpoint(cluster, tmp_path):
+    config, _ = tardigrad.training.resolve(
+        RECIPE, **(SETTINGS | {"workers": 1, "epochs": 40, "shards": 2, "checkpoint_every": 1e-3})
+    )
+    words, place = [], tmp_path / "run"
+
+    class Kills(Observer):
+        def committed(self, time, commit):
+            if not words and list(place.glob("checkpoint-*.json")):
+                words.append("killed")
+                cluster.kill("ray::ShardHand")
+
+        def noted(self, time, said):
+            words.append(said)
+
+    assert train_elsewhere(config, place, observers=[Kills()], stop=lambda: False) == 0
+    assert any("shard 1" in said and "goes on" in said for said in words)
+    holds(place)
+
+
+def test_a_script_that_asks_for_workers_itself_is_refused_where_its_command_does(cluster, tmp_path, capfd):
+    script = tmp_path / "mine.py"
+    script.write_text(SCRIPT.replace("run(main)", "run(main, ray='num_cpus=2')"))
+    words = ["run", "--engine", "ray", "--server-actor", "--directory", str(tmp_path / "run"), str(script)]
+    assert cli.main(words) == 2
+    assert "say it --ray 'num_cpus=2'" in capfd.readouterr().err
+
+
 def test_what_a_cluster_lacks_is_counted():
     needs = Needs.parse("num_cpus=2, resources={'spot': 1}")
     assert needs.lacking({"CPU": 8.0}, 3) == {"spot": 3.0}
     assert needs.lacking({"CPU": 5.0, "spot": 3.0}, 3) == {"CPU": 1.0}
+    assert needs.lacking({"CPU": 6.0, "spot": 3.0}, 3, servers=2) == {"CPU": 2.0}
 
 
 def test_needs_are_read_from_words_and_checked():
     needs = Needs.parse("num_gpus=0.5, strategy='strict-spread', runtime_env={'working_dir': '.'}")
-    assert needs.options == {"num_cpus": 1.0, "num_gpus": 0.5, "runtime_env": {"working_dir": "."}}
+    assert needs.options == {"num_cpus": 1.0, "num_gpus": 0.5}
+    assert needs.uploads == {"working_dir": "."}
     assert needs.bundle == {"CPU": 1.0, "GPU": 0.5}
     assert Needs.parse("") == Needs()
     for words, sentence in (

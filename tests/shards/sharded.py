@@ -5,22 +5,31 @@ from collections import deque
 
 import torch
 
-from tardigrad.shards.far import FarLink, Keeper
-from tardigrad.trees import packed
+import tardigrad
+from tardigrad.server import ParameterServer
+from tardigrad.shards.far import FarLink, Holder
+from tardigrad.shards.server import ShardedServer
+from tardigrad.testing.walks import initial_weights
+from tardigrad.trees import packed, unpacked
+
+WEIGHTS = initial_weights(torch.float32)
 
 
 class Told:
-    """Messages to a keeper in this process: JSON and tensors, nothing else, as between two processes."""
+    """Messages to a holder in this process: JSON and tensors, nothing else, as between two processes."""
+
+    room = 200  # answers that nobody has read; sockets hold some hundreds, and then both ends wait for each other
 
     def __init__(self):
-        self.keeper, self._answers = Keeper(self), deque()
+        self.holder, self._answers = Holder(self), deque()
         self.gone = False
 
     def send(self, word, content, tensors):
         if self.gone:
             raise ConnectionResetError("gone")
+        assert len(self._answers) < self.room
         copies = {name: tensor.clone() for name, tensor in tensors.items()}
-        word, plain, answered = self.keeper._answered(word, json.loads(json.dumps(content)), copies)
+        word, plain, answered = self.holder._answered(word, json.loads(json.dumps(content)), copies)
         copies = {name: tensor.clone() for name, tensor in answered.items()}
         self._answers.append((word, json.loads(json.dumps(plain)), copies))
 
@@ -40,6 +49,12 @@ class Far(FarLink):
         self.told = Told()
         super().__init__(plan, self.told, weights)
         self.built()
+
+    def keep_in(self, worker, down, up):
+        """Nothing there is seen."""
+
+    def carries(self, worker):
+        return True
 
 
 def far(plans, weights):
@@ -75,6 +90,23 @@ def written_and_read(state):
     """A state as a checkpoint gives it back: keys are words."""
     tensors = {}
     plain = json.loads(json.dumps(packed(state, "", tensors)))
-    from tardigrad.trees import unpacked
-
     return unpacked(plain, {name: tensor.clone() for name, tensor in tensors.items()})
+
+
+def pair(rule="dc-asgd-a", *, shards=3, opening=far, weights=WEIGHTS, leases=None, **settings):
+    """A server, and a sharded one, made with the same arguments."""
+    made = tardigrad.rule(rule) if isinstance(rule, str) else rule
+    settings = {"lr": 0.05, "workers": 3, **settings}
+    whole = ParameterServer(weights, made, leases=leases and leases(), **settings)
+    return whole, ShardedServer(
+        weights, made, shards=shards, opening=opening, leases=leases and leases(), **settings
+    )  # fmt: skip
+
+
+def require_equal(whole, sharded):
+    assert torch.equal(whole.flat, sharded.flat)
+    alike(whole.state_dict(under_way=True), sharded.state_dict(under_way=True))
+
+
+def raising(error):
+    raise error

@@ -38,7 +38,7 @@ class Stage:
         self.whole = ParameterServer(weights, rule, **settings)
         self.sharded = ShardedServer(weights, rule, shards=3, opening=opening, **settings)
         self.servers = (self.whole, self.sharded)
-        self.office = office_of(self.sharded, "127.0.0.1:0", self.credentials)
+        self.office = office_of(self.sharded, "127.0.0.1:0", self.credentials, lambda number: None)
         self.slots = [{worker: (Slot(SIZE), Slot(SIZE)) for worker in range(2)} for _ in self.servers]
         self.theirs = {}
         for server, own in zip(self.servers, self.slots, strict=True):

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from sharded import Slot, alike, far, written_and_read
+from sharded import WEIGHTS, Slot, alike, far, pair, require_equal, written_and_read
 
 import tardigrad
 from tardigrad.commit.groups import ParameterGroup
-from tardigrad.errors import CompileError, Diverged, InvalidArgument, ProtocolError, ShardLost, TardigradError
+from tardigrad.errors import Diverged, InvalidArgument
 from tardigrad.layout import FlatLayout
 from tardigrad.leases import Leases
 from tardigrad.optimizers import OPTIMIZERS
@@ -17,12 +17,11 @@ from tardigrad.optimizers.sgd import SGD
 from tardigrad.records import Push
 from tardigrad.rules import COMPENSATIONS
 from tardigrad.rules.base import make_rule
-from tardigrad.server import ParameterServer
 from tardigrad.shards.links import near
 from tardigrad.shards.ranges import Range, cut
 from tardigrad.shards.server import ShardedServer, require_shardable
 from tardigrad.testing.consistency import default_scripts
-from tardigrad.testing.walks import SHAPES, gradient, initial_weights, random_events
+from tardigrad.testing.walks import SHAPES, gradient, random_events
 
 DECAYS = "sgd(momentum=0.9, nesterov=True, weight_decay=0.01)"
 
@@ -36,23 +35,7 @@ def shardable(name):
 
 
 RULES = [name for name in COMPENSATIONS.names() if shardable(name)]
-WEIGHTS = initial_weights(torch.float32)
 GROUPS = [ParameterGroup(1), ParameterGroup(2, 0.5, AdamW()), ParameterGroup(1, 1.0, SGD(momentum=0.9))]
-
-
-def pair(rule="dc-asgd-a", *, shards=3, opening=far, weights=WEIGHTS, leases=None, **settings):
-    """A server, and a sharded one, made with the same arguments."""
-    made = tardigrad.rule(rule) if isinstance(rule, str) else rule
-    settings = {"lr": 0.05, "workers": 3, **settings}
-    whole = ParameterServer(weights, made, leases=leases and leases(), **settings)
-    return whole, ShardedServer(
-        weights, made, shards=shards, opening=opening, leases=leases and leases(), **settings
-    )  # fmt: skip
-
-
-def require_equal(whole, sharded):
-    assert torch.equal(whole.flat, sharded.flat)
-    alike(whole.state_dict(under_way=True), sharded.state_dict(under_way=True))
 
 
 def walk(servers, events, **keywords):
@@ -261,38 +244,6 @@ def test_weights_that_are_not_finite_are_found_in_whichever_shard_they_are():
         sharded.push(0, huge)
     with pytest.raises(Diverged, match="no longer finite"):
         sharded.push(0, torch.full_like(huge, math.nan))
-
-
-def test_a_shard_that_is_at_another_version_refuses():
-    _, sharded = pair("asgd", workers=1)
-    sharded.links[1].told.keeper.shard.version = 5
-    with pytest.raises(ProtocolError, match="shard 1 is at version 5, not at 0"):
-        sharded.push(0, sharded.layout.zeros())
-
-
-def test_a_shard_that_is_gone_is_named_and_nothing_is_committed_any_more():
-    _, sharded = pair("asgd", workers=1)
-    sharded.links[2].told.gone = True
-    with pytest.raises(ShardLost, match="shard 2"):
-        sharded.push(0, sharded.layout.zeros() + 1.0)
-    assert sharded.version == 0
-
-
-def test_what_a_far_shard_raises_is_raised_here():
-    _, sharded = pair("asgd", workers=1, commit_path="exact")
-    words = sharded.links[1].told.keeper.shard._words
-    for error, found in ((CompileError("no g++."), CompileError), (KeyError("mine"), TardigradError)):
-        words["prepare"] = lambda content, error=error: raising(error)
-        with pytest.raises(found, match=r"no g\+\+|KeyError: 'mine'"):
-            sharded.prepare()
-    words["drop"] = lambda content: raising(ProtocolError("what was not waited for"))
-    sharded.backups.drop(0)
-    with pytest.raises(ProtocolError, match="not waited for"):
-        sharded.bytes_held()
-
-
-def raising(error):
-    raise error
 
 
 def test_after_its_end_a_server_still_shows_its_last_weights():

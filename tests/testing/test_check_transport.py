@@ -8,7 +8,7 @@ import pytest
 
 from tardigrad.errors import UnknownName
 from tardigrad.testing import TRANSPORT_LAWS, check_transport
-from tardigrad.transports.carrying import TRANSPORTS, Shared, TrustedStream
+from tardigrad.transports.carrying import TRANSPORTS, Shared, Stream, TrustedStream
 from tardigrad.transports.slots import Slot, ends
 
 
@@ -80,6 +80,16 @@ class SaysItFirst(TrustedStream):
         return bridge
 
 
+class SaysItFirstUpwards(TrustedStream):
+    """The same of the gradient."""
+
+    def _bridge(self, end, place, side):
+        bridge = super()._bridge(end, place, side)
+        if side == "server":
+            bridge._place = lambda channel: channel.place("up", memoryview(bytearray(self.layout.size)))
+        return bridge
+
+
 class SharesOneSlot(Shared):
     """All workers write into the up slot of the first."""
 
@@ -101,10 +111,34 @@ class SharesOneSlot(Shared):
 class StartsAgain(TrustedStream):
     """Forgets, over another line, what has come in already."""
 
-    def _attach(self, span):
-        super()._attach(span)
+    def _attach(self, span, before=lambda: None):
+        super()._attach(span, before)
         if span.worker.received:
             span.server.cut()
+
+
+class Forgets:
+    """Takes what it has sent for what has arrived."""
+
+    def _bridge(self, end, place, side):
+        bridge = super()._bridge(end, place, side)
+        attach = bridge.attach
+
+        def forgetting(channel, *, received=0):
+            bridge.detach()
+            bridge._letters.confirm(bridge._letters.written)
+            attach(channel, received=bridge._letters.written)
+
+        bridge.attach = forgetting
+        return bridge
+
+
+class NeverSendsAgain(Forgets, TrustedStream):
+    pass
+
+
+class NeverSendsAgainUnderTls(Forgets, Stream):
+    pass
 
 
 class LeavesAThread(Shared):
@@ -125,10 +159,13 @@ BROKEN = [
     (Doubles, "messages arrive in order and once", "was sent, and"),
     (ForgetsTheBuffers, "slots arrive as they were handed over", "with buffers: the down slot holds something else"),
     (SaysItFirst, "a message comes after its slot", "order 1 came before its weights"),
+    (SaysItFirstUpwards, "a message comes after its slot", "push 1 came before its gradient"),
     (SharesOneSlot, "workers are apart", "the up slot holds something else"),
     (NeverEnds, "an end is seen after the last message", "end was closed, and b'nothing' is heard"),
     (NeverEnds, "a killed worker is seen", "end was closed, and b'nothing' is heard"),
     (StartsAgain, "a lost line changes nothing", "was sent, and"),
+    (NeverSendsAgain, "a lost line changes nothing", "was sent, and"),
+    (NeverSendsAgainUnderTls, "a lost line changes nothing", "was sent, and"),
     (LeavesAThread, "nothing is left behind", "thread 'left'"),
     (LeavesADescriptor, "nothing is left behind", "1 descriptors"),
 ]

@@ -79,6 +79,13 @@ class Scripted:
     shut = close = deafen
 
 
+def counted(channel):
+    """Bytes that this end of a line sends from now on, summed."""
+    sent, send = [], channel._connection.send
+    channel._connection.send = lambda views: (sent.append(sum(map(len, views))), send(views))
+    return lambda: sum(sent)
+
+
 def bytes_of(word, content=None, pieces=()):
     """What a message is on the wire."""
     connection = Scripted()

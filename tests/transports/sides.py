@@ -1,5 +1,7 @@
 """A server's side and a worker's, each with a bridge, and a line between them."""
 
+import threading
+from contextlib import contextmanager
 from queue import Queue
 
 import torch
@@ -10,6 +12,8 @@ from tardigrad.layout import FlatLayout
 from tardigrad.records import Lease
 from tardigrad.transports.bridge import Bridge
 from tardigrad.transports.slots import Order, Pushed, ServerEnd, Slot, SlotLayout, WorkerEnd, ends
+
+SOON = 30.0  # seconds after which what does not come is missing
 
 
 def small_layout():
@@ -25,11 +29,17 @@ class Side:
 
     def __init__(self, side, layout, speaks, **more):
         self.mine, end = ends()
+        self.mine.settimeout(SOON)
         self.slots = {name: Slot.make(layout, name) for name in ("down", "up")} if speaks == "task" else {}
         self.told, self.lost = Queue(), Queue()
         down, up = (self.slots.get(name) for name in ("down", "up"))
-        more |= {"told": lambda *words: self.told.put(words), "lost": self.lost.put}
+        self.why = ""
+        more |= {"told": lambda *words: self.told.put(words), "lost": self._lose}
         self.bridge = Bridge(end, side=side, down=down, up=up, speaks=speaks, **more)
+
+    def _lose(self, how, why):
+        self.why = why
+        self.lost.put(how)
 
     def close(self):
         self.bridge.close()
@@ -38,11 +48,15 @@ class Side:
 
 
 class Both:
-    """A server's side and a worker's, and a line between them."""
+    """A server's side and a worker's, and a line between them.
 
-    def __init__(self, layout=None, speaks="task", *, line=None, more=None):
-        layout = layout or small_layout()
-        self.server, self.worker = Side("server", layout, speaks), Side("worker", layout, speaks, **(more or {}))
+    ``more``: words for the worker's bridge; ``each``: for both.
+    """
+
+    def __init__(self, layout=None, speaks="task", *, line=None, more=None, each=None):
+        layout, each = layout or small_layout(), each or {}
+        self.server = Side("server", layout, speaks, **each)
+        self.worker = Side("worker", layout, speaks, **each, **(more or {}))
         self.sides = (self.server, self.worker)
         self.connect(line or channels())
 
@@ -76,3 +90,19 @@ def exchange(both, number):
         mine, theirs = both.server.slots[name], both.worker.slots[name]
         assert torch.equal(mine.flat, theirs.flat)
         assert all(torch.equal(mine.buffers[key], theirs.buffers[key]) for key in mine.buffers)
+
+
+@contextmanager
+def mended(both):
+    """Within it a line that is lost is mended, once: the two are connected anew."""
+
+    def mend():
+        if both.server.lost.get(timeout=SOON) == "ended":
+            assert both.worker.lost.get(timeout=SOON) == "ended"
+            both.connect(channels())
+
+    mending = threading.Thread(target=mend, daemon=True)
+    mending.start()
+    yield
+    both.server.lost.put("enough")
+    mending.join()

@@ -4,25 +4,12 @@ import os
 
 import pytest
 from lines import channels, closed
-from sides import Both, layout_of
+from sides import SOON, Both, layout_of
 from torch import nn
 
 from tardigrad.testing.leftovers import held_now, left_since
 from tardigrad.transports.requests import Wire, content_of, memory_with
 from tardigrad.transports.slots import Slot
-
-
-@pytest.fixture
-def make():
-    made = []
-
-    def making(*words, **more):
-        made.append(Both(*words, **more))
-        return made[-1]
-
-    yield making
-    for both in made:
-        both.close()
 
 
 @pytest.fixture
@@ -128,3 +115,29 @@ def test_what_is_no_message_of_a_script_ends_it(make):
     both = make(speaks="script")
     both.worker.mine.send(b"cos\nsystem\n")
     assert both.server.told.get() == ("ended", {})
+
+
+@pytest.mark.parametrize("prepared", ["{}", '{"size":-1,"dtype":"float32"}', '{"size":1e9,"dtype":"float32"}'])
+def test_a_script_whose_slots_cannot_be_understood_has_ended(make, prepared):
+    both = make(speaks="script", each={"wire": "bfloat16"})
+    both.worker.mine.send(f'["prepare",{prepared}]'.encode())
+    assert both.server.told.get(timeout=SOON) == ("ended", {})
+
+
+@pytest.mark.parametrize("content", [7, [], None, {"size": "x"}])
+def test_a_prepare_that_is_none_ends_the_line(make, content):
+    both = make(speaks="script", each={"wire": "bfloat16"})
+    mine, other = channels()
+    both.server.bridge.attach(mine)
+    said = {"word": "prepare", "content": content}
+    other.send("relay", {"number": 1, "got": 0, "said": said, "ships": ""})
+    assert both.server.lost.get(timeout=SOON) == "ended"
+    assert "a script prepares" in both.server.why
+    closed(other)
+
+
+def test_a_push_before_there_are_slots_ends_the_line(wires):
+    both, _, worker = wires
+    worker.send("push", {})
+    assert both.worker.lost.get(timeout=SOON) == "ended"
+    assert both.worker.why == "'up'"

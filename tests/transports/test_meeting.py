@@ -1,5 +1,6 @@
 """Meeting: who holds the secret gets in, nobody else does, and nobody keeps the others waiting."""
 
+import errno
 import socket
 import ssl
 import threading
@@ -97,6 +98,16 @@ def test_every_kind_of_address_can_be_listened_at(family):
         assert here.peer.endswith(f":{port}")
 
 
+def test_every_address_of_ipv6_is_every_address(listen):
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    trusted = Credentials(SECRET, trusted=True)
+    with closing(Listener("[::]:0", trusted, met=lambda channel: channel.close())) as listener:
+        port = parse_address(listener.address)[1]
+        for host in ("127.0.0.1", "[::1]"):
+            dial(f"{host}:{port}", trusted, timeout=10).close()
+
+
 def test_an_address_in_use_is_an_error(listen, credentials):
     listener, _ = listen(credentials)
     with pytest.raises(OSError, match="in use"):
@@ -151,7 +162,7 @@ def test_a_stranger_gets_nothing_and_nobody_is_met(listen, credentials, words):
 
 
 def test_strangers_who_say_nothing_keep_nobody_waiting_and_are_left(listen, credentials):
-    listener, met = listen(credentials, handshake=0.2)
+    listener, met = listen(credentials, handshake=2.0)
     with raw(listener) as silent, raw(listener) as slow:
         slow.sendall(meeting._HELLO[:3])
         here = dial(listener.address, credentials, timeout=10)
@@ -167,6 +178,49 @@ def test_no_more_strangers_are_heard_at_once_than_there_is_room_for(listen, cred
     listener, _ = listen(credentials)
     with raw(listener), raw(listener), raw(listener) as third, suppress(ConnectionResetError):
         assert third.recv(1) == b""
+
+
+class Exhausted:
+    """A socket that cannot let anybody in at first."""
+
+    def __init__(self, listening, times):
+        self._listening, self.left = listening, times
+
+    def accept(self):
+        if self.left:
+            self.left -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self._listening.accept()
+
+    def __getattr__(self, name):
+        return getattr(self._listening, name)
+
+
+def test_where_there_is_no_descriptor_left_it_is_tried_again_and_not_at_once(listen, credentials, monkeypatch):
+    pauses, listening = [], meeting._listening
+    monkeypatch.setattr(meeting, "_listening", lambda *address: Exhausted(listening(*address), times=3))
+    monkeypatch.setattr(meeting, "sleep", pauses.append)
+    listener, met = listen(credentials)
+    closed(dial(listener.address, credentials, timeout=10), met.get())
+    assert pauses == [0.1] * 3
+
+
+def test_where_no_thread_can_be_had_a_guest_is_left_and_the_next_is_let_in(listen, credentials, monkeypatch):
+    listener, met = listen(credentials)
+    start, refused = threading.Thread.start, []
+
+    def none_for_the_first(thread):
+        if thread.name.startswith("guest") and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", none_for_the_first)
+    with pytest.raises(OSError):  # noqa: PT011 (which one depends on how far the dialler has come)
+        dial(listener.address, credentials, timeout=10)
+    assert refused
+    closed(dial(listener.address, credentials, timeout=10), met.get())
+    listener.close()
 
 
 def test_closing_leaves_a_stranger_and_closes_a_channel_that_is_being_met(credentials):

@@ -1,11 +1,9 @@
 """Bridges over which gradients travel as bfloat16: the slots hold the same bits, and fewer bytes have come over."""
 
-import threading
-
 import pytest
 import torch
-from lines import channels, cut_channels
-from sides import Both, Side, exchange, layout_of
+from lines import channels, counted, cut_channels
+from sides import exchange, layout_of, mended
 from torch import nn
 
 from tardigrad.arithmetic import rounded_for
@@ -15,55 +13,36 @@ from tardigrad.session.link import Group, Prepared
 from tardigrad.transports.requests import Wire
 from tardigrad.transports.slots import Slot, SlotLayout
 
-
-def packing(layout, speaks="task", line=None):
-    """Two sides with a line between them."""
-    both = Both.__new__(Both)
-    both.server, both.worker = (Side(side, layout, speaks, wire="bfloat16") for side in ("server", "worker"))
-    both.sides = (both.server, both.worker)
-    both.connect(line or channels())
-    return both
+PACKING = {"wire": "bfloat16"}
 
 
-def counted(channel):
-    """Bytes that this end of a line sends from now on, summed."""
-    sent, plain = [], channel._connection.send
-    channel._connection.send = lambda views: (sent.append(sum(map(len, views))), plain(views))
-    return lambda: sum(sent)
-
-
-def test_a_gradient_comes_over_whole_in_half_of_the_bytes():
+def test_a_gradient_comes_over_whole_in_half_of_the_bytes(make):
     line = channels()
-    both = packing(layout_of(nn.Sequential(nn.Linear(100, 70), nn.BatchNorm1d(70))), line=line)
+    both = make(layout_of(nn.Sequential(nn.Linear(100, 70), nn.BatchNorm1d(70))), line=line, each=PACKING)
     down, up = counted(line[0]), counted(line[1])
     slots = both.worker.slots["up"].layout
     for number in range(3):
         exchange(both, number)
-    both.close()
     assert 3 * 4 * slots.elements < down()
     assert 3 * 2 * slots.elements < up() < 3 * (slots.size - 2 * slots.elements) + 2000
 
 
 @pytest.mark.parametrize("after", [0, 300, 301, 600, 1100])
-def test_what_is_cut_on_its_way_comes_again_whole(after):
-    both = packing(layout_of(nn.Linear(10, 20)), line=cut_channels(after=after, by=1))
-    mending = threading.Thread(target=lambda: both.server.lost.get() and both.connect(channels()))
-    mending.start()
-    for number in range(3):
-        exchange(both, number)
-    both.server.lost.put("enough")
-    mending.join()
-    both.close()
+def test_what_is_cut_on_its_way_comes_again_whole(make, after):
+    both = make(layout_of(nn.Linear(10, 20)), line=cut_channels(after=after, by=1), each=PACKING)
+    with mended(both):
+        for number in range(3):
+            exchange(both, number)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_scripts_slots_are_known_from_what_it_prepares(dtype):
+def test_a_scripts_slots_are_known_from_what_it_prepares(make, dtype):
     weights = [torch.randn(9, 4, dtype=dtype), torch.randn(3, dtype=dtype)]
     prepared = Prepared(
         FlatLayout.of(weights), (Group(2, "sgd", 0.1),), weights, {"mean": torch.ones(5)}, samples=8, batch_size=2
     )
     layout = SlotLayout.of(prepared.layout, prepared.buffers)
-    both = packing(layout, "script")
+    both = make(layout, "script", each=PACKING)
     server, worker = Wire(both.server.mine), Wire(both.worker.mine)
     handed = prepared_slot(prepared)
     worker.send("prepare", prepared_content(prepared), [handed.descriptor])
@@ -78,4 +57,3 @@ def test_a_scripts_slots_are_known_from_what_it_prepares(dtype):
     assert both.server.bridge._packed is not None
     assert torch.equal(mine[1].flat, there.flat)
     assert torch.equal(mine[1].buffers["mean"], there.buffers["mean"])
-    both.close()

@@ -1,10 +1,10 @@
 """Parts of slots on connections of their own: a message is handed on when all parts of its number are there."""
 
-import contextlib
 import itertools
 import queue
 import select
 import threading
+from time import sleep
 
 import pytest
 import torch
@@ -51,17 +51,11 @@ class Shard:
         one, other = queue.Queue(), queue.Queue()
         self.post, theirs = Queued(one, other), Queued(other, one)
         views = tuple(slots[name].flat.numpy().data.cast("B")[start:stop] for name in ("down", "up"))
-        self.desk = Desk(lambda worker: views, lambda word, told: theirs.send(word, told, {}))
+        self.desk = Desk(lambda worker: views, theirs)
         self.listener = Listener("127.0.0.1:0", credentials, met=self.desk.met)
         self.elsewhere = Elsewhere(":" + self.listener.address.rpartition(":")[2], start, stop)
-        self._hearing = threading.Thread(target=self._hear, args=(theirs,))
+        self._hearing = threading.Thread(target=self.desk.serve)
         self._hearing.start()
-
-    def _hear(self, post):
-        with contextlib.suppress(EOFError):
-            while True:
-                word, content, _ = post.receive()
-                self.desk.hear(word, content)
 
     def close(self):
         self.listener.close()
@@ -96,8 +90,8 @@ class Stage:
 
     def bridge(self, end, side, down, up, parts):
         slots = {"down": self.slots[down], "up": self.slots[up]}
-        told = lambda *words: None  # noqa: E731
-        return Bridge(end, side=side, **slots, speaks="task", told=told, lost=self.lost.put, parts=parts)
+        owner = {"told": lambda *words: None, "lost": lambda how, why: self.lost.put(how)}
+        return Bridge(end, side=side, **slots, speaks="task", **owner, parts=parts)
 
     def connect(self):
         """As an agent and a server do: at first, and again when a line was lost."""
@@ -157,21 +151,30 @@ def test_the_bridge_itself_carries_the_first_range_and_the_buffers_only(stage):
     assert stage.server_parts.mine(4096) == stage.worker_parts.mine(4096) == [slice(0, 1024), slice(4000, 4096)]
 
 
+def awaited(stage):
+    """The server's bridge has a push of which one part is missing: how that is shipped, and its number."""
+    kept, line = queue.Queue(), stage.worker_parts._lines[1]
+    line.ship, ship = kept.put, line.ship
+    tally = stage.server_parts._tally
+    other_came, note = threading.Event(), tally.note
+    tally.note = lambda key, number: (note(key, number), other_came.set())
+    stage.push(2)
+    number = kept.get(timeout=SOON)
+    assert other_came.wait(SOON)
+    while not tally._changed._waiters:  # until the bridge's thread waits for the rest
+        sleep(0)
+    return ship, number
+
+
 def test_a_push_of_which_a_part_is_missing_is_never_handed_on(stage):
     stage.connect()
     exchange(stage, 1)
     stage.order(2)
     stage.worker_end.receive()
-    kept, line = [], stage.worker_parts._lines[1]
-    line.ship, ship = kept.append, line.ship
-    seen = threading.Event()
-    note = stage.server_parts._tally.note
-    stage.server_parts._tally.note = lambda key, number: (note(key, number), seen.set())
-    stage.push(2)
-    assert seen.wait(SOON)  # the other shard's part is there
+    ship, number = awaited(stage)
     assert not select.select([stage.server_end], [], [], 0.0)[0]
     assert stage.server.received == 1
-    ship(kept[0])
+    ship(number)
     assert stage.server_end.receive().version == 2
     stage.require_alike("up", "their up")
 
@@ -181,14 +184,49 @@ def test_a_worker_that_dies_between_its_parts_leaves_the_server_as_if_it_had_not
     exchange(stage, 1)
     stage.order(2)
     stage.worker_end.receive()
-    stage.worker_parts._lines[1].ship = lambda number: None
-    stage.push(2)
+    awaited(stage)
     stage.worker.close()
     assert stage.lost.get(timeout=SOON) in ("ended", "stalled")
     stage.server.close()
     with pytest.raises((EOFError, OSError)):
         stage.server_end.receive()
     assert stage.server.received == 1
+
+
+@pytest.mark.parametrize("give_up", ["cut", "detach"])
+def test_nobody_awaits_parts_of_a_line_that_is_given_up(stage, give_up):
+    """So one worker's cable never holds up the thread that serves them all."""
+    stage.connect()
+    exchange(stage, 1)
+    stage.order(2)
+    stage.worker_end.receive()
+    stage.server._route.channel.pause = 3600.0  # it is woken, and does not look by chance
+    ship, number = awaited(stage)
+    receiving = stage.server._route.receiving
+    giving_up = threading.Thread(target=getattr(stage.server, give_up), daemon=True)
+    giving_up.start()
+    giving_up.join(SOON / 4)
+    receiving.join(SOON / 4)
+    held = giving_up.is_alive() or receiving.is_alive()
+    ship(number)
+    receiving.join()
+    assert not held
+    assert stage.server.received == 1
+
+
+def test_a_line_on_which_parts_are_awaited_is_kept_alive(stage):
+    stage.connect()
+    exchange(stage, 1)
+    stage.order(2)
+    stage.worker_end.receive()
+    beats, channel = threading.Semaphore(0), stage.server._route.channel
+    channel.pause = 0.001
+    channel._connection.beat = lambda frame: beats.release()
+    ship, number = awaited(stage)
+    for _ in range(3):
+        assert beats.acquire(timeout=SOON)
+    ship(number)
+    assert stage.server_end.receive().version == 2
 
 
 def test_after_a_line_is_lost_everything_goes_on_once_it_is_connected_again(stage):
@@ -224,6 +262,8 @@ def test_a_tally_waits_for_all_and_gives_up_where_a_missing_one_is_lost():
     tally.note(1, 8)
     assert tally.wait(7)  # all there: that the line is lost by now matters no more
     tally.lose(1, lost=False)
+    with pytest.raises(ZeroDivisionError):
+        tally.wait(9, lambda: 1 // 0)
     tally.close()
     assert not tally.wait(9)
 

@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from torch import nn
 from tardigrad.errors import ProtocolError
 from tardigrad.layout import FlatLayout
 from tardigrad.records import Lease
+from tardigrad.transports.requests import Wire
 from tardigrad.transports.slots import (
     FAULTS,
     Order,
@@ -23,6 +25,7 @@ from tardigrad.transports.slots import (
     Slot,
     SlotLayout,
     WorkerEnd,
+    answer_of,
     ends,
 )
 
@@ -190,6 +193,23 @@ def test_bytes_that_are_no_answer_are_refused(sockets, message):
     sockets[1].send(message)
     with pytest.raises(ProtocolError, match="is no answer of a worker"):
         ServerEnd(sockets[0]).receive()
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"7", b"[1]", b"[" * 60_000])
+def test_facts_that_are_none_are_refused(body):
+    with pytest.raises(ProtocolError, match=r"no JSON|no dict of facts"):
+        answer_of(b"r" + body)
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"7", b'["w"]', b'["w", 7]', b"[7, {}]", b"{}", b"[" * 60_000])
+def test_bytes_that_are_no_request_are_refused_and_what_came_with_them_is_closed(sockets, body):
+    reading, writing = os.pipe()
+    socket.send_fds(sockets[0], [body], [writing])
+    os.close(writing)
+    with pytest.raises(ProtocolError, match=r"no JSON|no request"):
+        Wire(sockets[1]).receive()
+    assert select.select([reading], [], [], 0.0)[0], "somebody may still write"
+    os.close(reading)
 
 
 @pytest.mark.parametrize("message", [b"judge", b"\0" * 40, b"\0" * 40 + b"\4"])

@@ -46,10 +46,10 @@ def test_pieces_go_straight_to_their_place_and_others_into_the_message(pair, siz
     content = bytes(itertools.islice(itertools.cycle(range(251)), size))
     place = bytearray(size + 20)
     pair[1].place("slot", memoryview(place))
-    pieces = [Piece("", b"before"), Piece("slot", content, 10), Piece("", content), Piece("elsewhere", b"loose")]
+    pieces = [Piece("", b"before"), Piece("slot", content, 10), Piece("", content)]
     sending = threading.Thread(target=pair[0].send, args=("w", {}, pieces))
     sending.start()
-    assert pair[1].receive().blobs == (b"before", content, b"loose")
+    assert pair[1].receive().blobs == (b"before", content)
     sending.join()
     assert place == bytes(10) + content + bytes(10)
 
@@ -76,6 +76,51 @@ def test_what_is_beyond_its_place_is_refused_and_nothing_is_written(pair, offset
     with pytest.raises(ProtocolError, match="of 'slot', of 16"):
         pair[1].receive()
     assert place == bytes(16)
+
+
+def test_what_is_sent_to_a_place_that_nobody_named_is_refused(pair):
+    """As a blob it would be overlooked, and its message handed on with what lay there before."""
+    pair[0].send("w", {}, [Piece("", b"loose"), Piece("elsewhere", b"lost")])
+    with pytest.raises(ProtocolError, match="to 'elsewhere', which is no place here"):
+        pair[1].receive()
+
+
+@pytest.mark.parametrize("end", ["close", "give_up"])
+def test_nothing_of_a_message_is_taken_in_once_the_channel_is_closed_here(pair, monkeypatch, end):
+    place, header = bytearray(4), stream._header
+    pair[1].place("slot", memoryview(place))
+    monkeypatch.setattr(stream, "_header", lambda *words: (getattr(pair[1], end)(), header(*words))[1])
+    pair[0].send("w", {}, [Piece("slot", b"abcd")])
+    with pytest.raises(EOFError, match="closed here"):
+        pair[1].receive()
+
+
+def test_what_is_too_long_is_refused_where_it_is_sent(monkeypatch):
+    monkeypatch.setattr(stream, "MOST_HEADER", 100)
+    connection = Scripted()
+    with pytest.raises(ProtocolError, match=r"'w' has 11\d bytes of content; at most 100 travel"):
+        Channel(connection).send("w", {"x": "y" * 100})
+    assert connection.sent == []
+
+
+def test_content_may_be_as_long_as_a_table_of_rates_is():
+    content = {"x": "y" * (17 << 20)}
+    assert Channel(Scripted(bytes_of("w", content))).receive() == Message("w", content)
+
+
+def test_memory_is_taken_as_bytes_come_whatever_is_said_of_them():
+    sizes = []
+
+    class Measured(Scripted):
+        def receive(self, view):
+            sizes.append(len(view))
+            return super().receive(view)
+
+    channel = Channel(Measured(frame(b'["w", {}, [["", 0, 268435456]]]'), bytes(5 << 20)))
+    with pytest.raises(EOFError):
+        channel.receive()
+    assert max(sizes) <= stream._GROWS
+    assert len(sizes) > 2
 
 
 HOSTILE = [

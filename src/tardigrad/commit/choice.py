@@ -120,19 +120,25 @@ class ChosenPath:
     def prepare(self, *, mirrored: bool, several: bool, measure: bool) -> None:
         """Make the path ready, once; arguments as for `CommitPath.prepare`.
 
-        Where ``auto`` chose one that does not work here: the exact one, and a warning.
+        Where ``auto`` chose one that does not work here, or not on every shard's machine: the exact one, and a warning.
 
         Raises:
             CompileError: the compiled path was asked for, and does not work here.
         """
         if self._ready:
             return
+        how = {"mirrored": mirrored, "several": several, "measure": measure}
         try:
-            self.path.prepare(mirrored=mirrored, several=several, measure=measure)
+            self._make_ready(**how)
         except CompileError as error:
             if self._asked != AUTO:
                 raise
             warnings.warn(f"commits take the exact path, several times slower: {error}", RuntimeWarning, stacklevel=3)
             rule, layout = self.path.rule, self.path.layout
             self.path = make_path("exact", rule, layout, threads=self.path.threads, groups=self._groups)
+            self._make_ready(**how)
         self._ready = True
+
+    def _make_ready(self, **how: bool) -> None:
+        """Make the path of now ready; see `prepare`. Raises CompileError."""
+        self.path.prepare(**how)

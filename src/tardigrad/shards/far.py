@@ -11,15 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from tardigrad.backups import Memory
 from tardigrad.errors import CompileError, InvalidArgument, ProtocolError, ShardLost, TardigradError
 from tardigrad.imports import import_all
 from tardigrad.shards.links import Link
 from tardigrad.shards.shard import Shard, ShardPlan
 from tardigrad.trees import packed, unpacked
 
+_MOST_OWED = 64  # answers: a pair of sockets holds some hundreds, and then both ends wait for each other
+TYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64, torch.int64)}
+"""Types of tensors that travel, by name."""
 _KINDS = {kind.__name__: kind for kind in (CompileError, InvalidArgument, ProtocolError)}
 
 
@@ -59,6 +62,7 @@ class FarLink(Link):
         self.plan, self._post, self._ended = plan, post, ended
         self._closed = False
         self._owed = 0  # answers that nobody has waited for
+        self._raised: TardigradError | None = None  # in place of an answer that was read since
         self.send("build", {"plan": plan.as_json(), "imports": list(imports), "weights": weights})
 
     def built(self) -> None:
@@ -80,21 +84,34 @@ class FarLink(Link):
 
     def tell(self, word: str, content: Mapping[str, Any]) -> None:
         """Tell; see the base class. Its answer, which says that it was done, is left for later."""
+        self._collect(_MOST_OWED - 1)
         self.send(word, content)
         self._owed += 1
 
     def receive(self) -> Any:
         """The next answer; see the base class."""
-        owed, self._owed, error = self._owed, 0, None
-        for _ in range(owed):
-            try:
-                self._answer()
-            except TardigradError as raised:
-                error = error or raised
-        answer = self._answer()
+        self._collect(0)
+        answer = self._heard()
+        error, self._raised = self._raised, None
         if error is not None:
             raise error
         return answer
+
+    def _collect(self, most: int) -> None:
+        """Read answers that nobody has waited for, until so many are left."""
+        while self._owed > most:
+            self._owed -= 1
+            self._heard()
+
+    def _heard(self) -> Any:
+        """The next answer; what was raised in its place is kept, unless something was before."""
+        try:
+            return self._answer()
+        except ShardLost:
+            raise
+        except TardigradError as error:
+            self._raised = self._raised or error
+            return None
 
     def _answer(self) -> Any:
         try:
@@ -105,13 +122,6 @@ class FarLink(Link):
             raise _KINDS.get(plain["kind"], TardigradError)(plain["message"])
         return unpacked(plain["answer"], tensors)
 
-    def keep_in(self, worker: int, down: Memory, up: Memory) -> None:
-        """Nothing there is seen: everything travels."""
-
-    def carries(self, worker: int) -> bool:
-        """Whatever this worker is handed and hands in."""
-        return True
-
     def close(self) -> None:
         """End it, once."""
         if self._closed:
@@ -121,11 +131,13 @@ class FarLink(Link):
         self._ended()
 
     def _lost(self, error: Exception) -> ShardLost:
+        """What to raise. Nothing is asked of it any more: one that hangs would let every question wait."""
+        self._post.close()
         why = f"{type(error).__name__}: {error}" if str(error) else "its process has ended"
         return ShardLost(self.plan.range.number, why)
 
 
-class Keeper:
+class Holder:
     """Who holds a shard in a process of its own, and answers for it.
 
     Args:

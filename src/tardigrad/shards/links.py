@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 from tardigrad.backups import Memory
-from tardigrad.errors import TardigradError
 from tardigrad.shards.shard import Shard, ShardPlan
 
 
@@ -35,7 +34,7 @@ class Link(ABC):
 
         Raises:
             ShardLost: the shard is gone.
-            TardigradError: what the shard raised.
+            Exception: what the shard raised.
         """
 
     @abstractmethod
@@ -64,10 +63,10 @@ class NearLink(Link):
         self._answers: deque[Any] = deque()
 
     def send(self, word: str, content: Mapping[str, Any]) -> None:
-        """Do it at once."""
+        """Do it at once; what it raises is the answer."""
         try:
             self._answers.append(self.shard.handle(word, content))
-        except TardigradError as error:
+        except Exception as error:  # a rule's own code may raise whatever it likes
             self._answers.append(error)
 
     def tell(self, word: str, content: Mapping[str, Any]) -> None:
@@ -77,7 +76,7 @@ class NearLink(Link):
     def receive(self) -> Any:
         """The answer."""
         answer = self._answers.popleft()
-        if isinstance(answer, TardigradError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
@@ -91,7 +90,8 @@ class NearLink(Link):
         return False
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Nothing to end; answers that nobody has waited for are nobody's."""
+        self._answers.clear()
 
 
 Opening = Callable[[Sequence[ShardPlan], Sequence[Tensor]], Sequence[Link]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +18,7 @@ from tardigrad.backups import Memory
 from tardigrad.commit.base import not_elementwise
 from tardigrad.commit.choice import AUTO
 from tardigrad.commit.groups import ParameterGroup
-from tardigrad.errors import InvalidArgument, ShardLost
+from tardigrad.errors import InvalidArgument, TardigradError
 from tardigrad.hyperparameters import require_integer
 from tardigrad.records import Push, PushResult
 from tardigrad.rules.base import Rule
@@ -75,8 +74,12 @@ class ShardedServer(ParameterServer):
         self._kept = self.backups = ShardedBackups(self._shards, first.backups)
         self._gathered = 0  # the version that ``_flat`` is of
         self._closed, self._last = False, list[dict[str, int]]()
-        for worker in self.live:
-            self.backups.begin(worker, self._flat)
+        try:
+            for worker in self.live:
+                self.backups.begin(worker, self._flat)
+        except BaseException:
+            self._shards.close()
+            raise
 
     @property
     def links(self) -> Sequence[Link]:
@@ -87,8 +90,7 @@ class ShardedServer(ParameterServer):
     def flat(self) -> Tensor:
         """The current weights as one buffer, gathered where they are not here yet. Read it, never write it."""
         if self._gathered != self.version:
-            self._shards.gather("weights", self._flat)
-            self._gathered = self.version
+            self._gather()
         return self._flat
 
     def weights(self) -> list[Tensor]:
@@ -125,7 +127,7 @@ class ShardedServer(ParameterServer):
 
     def state_dict(self, *, under_way: bool = False) -> dict[str, Any]:
         """The whole state, as one server would give it: a run may go on with another number of shards."""
-        _ = self.flat
+        self._gather()
         for worker in self._waiting:
             self._path.fetch(worker, self._waiting.gradient_of(worker))
         return super().state_dict(under_way=under_way)
@@ -146,11 +148,18 @@ class ShardedServer(ParameterServer):
         """End the shards; the last weights stay."""
         if self._closed:
             return
-        with suppress(ShardLost):  # then nothing more is known of the weights
+        try:
             _, self._last = self.flat, self._shards.ask("bytes")
-        self._closed = True
-        for link in self._shards.links:
-            link.close()
+        except TardigradError:  # nothing more is known of the weights
+            pass
+        finally:
+            self._closed = True
+            self._shards.close()
+
+    def _gather(self) -> None:
+        """Bring the weights here. Raises ProtocolError where a shard is at another version than this server."""
+        self._shards.gather("weights", self._flat, {"version": self.version})
+        self._gathered = self.version
 
 
 def require_shardable(rule: Rule, groups: Sequence[ParameterGroup] = (), *, probe_every: int = 0) -> None:

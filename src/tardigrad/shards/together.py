@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tardigrad.backups import Backups, Memory
 from tardigrad.commit.base import CommitPath, Part
-from tardigrad.commit.choice import AUTO, ChosenPath, make_path
+from tardigrad.commit.choice import ChosenPath
 from tardigrad.commit.groups import ParameterGroup
-from tardigrad.errors import CompileError, TardigradError
+from tardigrad.errors import CompileError
 from tardigrad.records import Facts, Quality
 from tardigrad.shards.joining import joined, joined_path, split, split_path
 from tardigrad.shards.links import Link
@@ -33,9 +33,16 @@ class Shards:
         self.ranges, self.links = list(ranges), list(links)
 
     def tell(self, word: str, content: Mapping[str, Any]) -> None:
-        """Tell all of them, and wait for nothing; what one of them raises is raised by the next question."""
-        for link in reversed(self.links):
-            link.tell(word, content)
+        """Tell all of them, and wait for nothing; what one far away raises is raised by the next question."""
+        errors = []
+        with self.undivided():
+            for link in reversed(self.links):
+                try:
+                    link.tell(word, content)
+                except Exception as error:
+                    errors.append(error)
+        if errors:
+            raise errors[0]
 
     def ask(self, word: str, content: Mapping[str, Any] | None = None) -> list[Any]:
         """Ask all of them the same; their answers, in order. If one raises, the others are done all the same."""
@@ -43,17 +50,43 @@ class Shards:
 
     def ask_each(self, word: str, contents: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Ask each of them its own question; see `ask`. While those far away are at it, so is the first."""
-        for link, content in reversed(list(zip(self.links, contents, strict=True))):
-            link.send(word, content)
-        answers, error = [], None
-        for link in self.links:
-            try:
-                answers.append(link.receive())
-            except TardigradError as raised:
-                error = error or raised
-        if error is not None:
-            raise error
+        asked: list[Link] = []
+        answers, errors = [], []
+        with self.undivided():
+            for link, content in reversed(list(zip(self.links, contents, strict=True))):
+                try:
+                    link.send(word, content)
+                    asked.append(link)
+                except Exception as error:
+                    errors.append(error)
+            for link in reversed(asked):
+                try:
+                    answers.append(link.receive())
+                except Exception as error:
+                    errors.append(error)
+        if errors:
+            raise errors[0]
         return answers
+
+    @contextmanager
+    def undivided(self) -> Iterator[None]:
+        """What is begun within is brought to its end; where it is broken off nonetheless all of them are ended.
+
+        After a KeyboardInterrupt nobody knows whose answers were read, and each later question would get another's.
+        """
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End all of them, whatever one of them raises."""
+        with ExitStack() as stack:
+            for link in self.links:
+                stack.callback(link.close)
 
     def gather(self, word: str, into: Tensor, content: Mapping[str, Any] | None = None) -> Tensor:
         """Ask for a part of a flat buffer, and put all parts where they belong."""
@@ -135,31 +168,15 @@ class ShardedPath(ChosenPath):
         gradient = None if there else place.of(part.gradient)
         return [part.worker, _plain(part.facts, self._groups_of[number]), part.weight, gradient]
 
-    def prepare(self, *, mirrored: bool, several: bool, measure: bool) -> None:
-        """Make every shard's path ready, once; all take the same one, made by the same compiler.
-
-        Raises:
-            CompileError: a shard cannot take the path that was asked for, or compiles it otherwise than another does.
-        """
-        if self._ready:
-            return
-        content = {"path": self.path.name, "mirrored": mirrored, "several": several, "measure": measure}
-        try:
-            made = [answer["made_by"] for answer in self._shards.ask("prepare", content)]
-        except CompileError as error:
-            if self._asked != AUTO:
-                raise
-            warnings.warn(f"commits take the exact path, several times slower: {error}", RuntimeWarning, stacklevel=3)
-            self.path = make_path(
-                "exact", self.path.rule, self.path.layout, threads=self.path.threads, groups=self._groups
-            )  # fmt: skip
-            made = [answer["made_by"] for answer in self._shards.ask("prepare", content | {"path": "exact"})]
-        if len(set(made)) > 1:
+    def _make_ready(self, **how: bool) -> None:
+        """Make every shard's path ready; all take the same one, made by the same compiler."""
+        answers = self._shards.ask("prepare", {"path": self.path.name, **how})
+        made = sorted({answer["made_by"] for answer in answers})
+        if len(made) > 1:
             raise CompileError(
-                f"the shards' machines compile commits otherwise ({'; '.join(sorted(set(made)))}), and would round "
-                "otherwise. Use commit_path='exact'."
+                f"the shards' machines compile commits otherwise ({'; '.join(made)}), and would round otherwise. Use "
+                "commit_path='exact'."
             )
-        self._ready = True
 
     def state_dict(self) -> dict[str, Any]:
         """As of one path for all weights."""
@@ -192,8 +209,9 @@ class ShardedBackups(Backups):
 
     def keep_both(self, worker: int, down: Memory, up: Memory) -> None:
         """Every shard keeps its part of the backup in ``down``, and finds its part of a gradient in ``up``."""
-        for link in self._shards.links:
-            link.keep_in(worker, down, up)
+        with self._shards.undivided():
+            for link in self._shards.links:
+                link.keep_in(worker, down, up)
         self.keep_in(worker, down.flat)
         if worker in self._first and any(link.carries(worker) for link in self._shards.links):
             self._shards.gather("backup", down.flat, {"worker": worker})

@@ -20,13 +20,13 @@ from tardigrad.arithmetic import threads
 from tardigrad.assembling import resolve
 from tardigrad.audit import audit
 from tardigrad.config import RunConfig
-from tardigrad.errors import UnknownName, WorkerFailed
+from tardigrad.errors import WorkerFailed
 from tardigrad.leases import epoch_permutation
 from tardigrad.records import Failure, Lease
 from tardigrad.replaying import replay
 from tardigrad.tasks.base import Task
 from tardigrad.testing.engine_runs import Bench, Ran, Tape
-from tardigrad.testing.laws import require
+from tardigrad.testing.laws import keep, require
 from tardigrad.testing.leftovers import held_now, left_since
 
 # Three workers that may be one step apart: so each of them comes to every push that the faults name.
@@ -56,13 +56,7 @@ def check_engine(name: str, *, laws: Collection[str] | None = None, **settings: 
     """
     with tempfile.TemporaryDirectory(prefix="tardigrad-laws-") as folder:
         bench = Bench(name, Path(folder), {**_SETTINGS, **settings})
-        for law in ENGINE_LAWS if laws is None else laws:
-            if law not in ENGINE_LAWS:
-                raise UnknownName("law", law, ENGINE_LAWS)
-            try:
-                ENGINE_LAWS[law](bench)
-            except AssertionError as error:
-                raise AssertionError(f"the engine {name!r} breaks the law {law!r}: {error}") from error
+        keep(f"the engine {name!r}", ENGINE_LAWS, laws, bench)
 
 
 # -- what every run keeps ----------------------------------------------------------------------------------------------

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tardigrad.errors import InvalidArgument, UnknownName
+from tardigrad.errors import InvalidArgument
 from tardigrad.optimizers.sgd import SGD
 from tardigrad.rules.base import Rule, make_rule
 from tardigrad.server import ParameterServer
 from tardigrad.specs import keywords_of, parse_spec
 from tardigrad.testing.compiled import compiled_equals_exact
-from tardigrad.testing.laws import require
+from tardigrad.testing.laws import keep, require
 from tardigrad.testing.walks import (
     EVERY_TENSOR,
     Event,
@@ -48,13 +48,7 @@ def check_rule(rule: Rule | str | Callable[[], Rule], *, lr: float = 0.05, laws:
         laws: which to check, out of `RULE_LAWS`; all by default.
     """
     made = make_rule(rule) if isinstance(rule, str) else rule if isinstance(rule, Rule) else rule()
-    for name in RULE_LAWS if laws is None else laws:
-        if name not in RULE_LAWS:
-            raise UnknownName("law", name, RULE_LAWS)
-        try:
-            RULE_LAWS[name](made, lr)
-        except AssertionError as error:
-            raise AssertionError(f"{made.name} breaks the law {name!r}: {error}") from error
+    keep(made.name, RULE_LAWS, laws, made, lr)
 
 
 def _declares_what_it_needs(rule: Rule, lr: float) -> None:

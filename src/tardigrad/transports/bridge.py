@@ -19,7 +19,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal
 
@@ -28,23 +27,13 @@ from tardigrad.transports.letters import Letter, Letters, Parts
 from tardigrad.transports.lying import Lying
 from tardigrad.transports.packing import Flat, Packed
 from tardigrad.transports.requests import Wire
+from tardigrad.transports.routes import Route
 from tardigrad.transports.slots import Slot
 from tardigrad.transports.speech import DOWN, UP, Said, speech_of
-from tardigrad.transports.stream import MOST_BLOBS, Channel, Message, Piece, Stalled
+from tardigrad.transports.stream import MOST_BLOBS, Channel, Message, Piece
 
 _RELAY, _TELL, _END, _FURNISH = "relay", "tell", "end", "furnish"
 _PARTING = 1.0  # seconds that letters may take to go out when a bridge is closed
-
-
-@dataclass(slots=True)
-class _Route:
-    """The channel in use, and how far its other end has been served."""
-
-    channel: Channel
-    passed: int  # the last letter that was sent over it
-    receiving: threading.Thread | None = None
-    why: str = ""  # it is given up: "ended" or "stalled"
-    quiet: bool = False  # and nobody is to hear of it
 
 
 class Bridge:
@@ -59,8 +48,9 @@ class Bridge:
             `tardigrad.transports.requests`.
         told: called with each control word that the other bridge's owner told, in a thread of this object; with
             ``"ended"``, and what ``ended`` returned there, before a server's bridge closes its end.
-        lost: called when a channel is lost, in the receiving thread: ``"ended"`` or ``"stalled"``. Not after `detach`,
-            `attach` or `close`, which give a channel up themselves.
+        lost: called when a channel is lost, in the receiving thread: ``"ended"`` or ``"stalled"``, and in words what
+            was wrong, empty where the other end just went away. Not after `detach`, `attach` or `close`, which give a
+            channel up themselves.
         wire: how gradients travel: ``"float32"`` (as they are) or ``"bfloat16"``: rounded to it already, in 2 bytes a
             number, where no parts travel elsewhere.
         parts: what of the slots travels elsewhere; None: nothing.
@@ -80,7 +70,7 @@ class Bridge:
         up: Slot | None,
         speaks: Literal["task", "script"],
         told: Callable[[str, dict[str, Any]], None],
-        lost: Callable[[str], None],
+        lost: Callable[[str, str], None],
         wire: str = "float32",
         parts: Parts | None = None,
         ended: Callable[[], Mapping[str, Any]] | None = None,
@@ -99,7 +89,7 @@ class Bridge:
         self._letters = Letters()
         self._arrived: deque[tuple[float, Message]] = deque()  # to be handed on later, each at its moment
         self._late = 0.0
-        self._route: _Route | None = None
+        self._route: Route | None = None
         self._listening, self._closing = True, False
         self._wake = os.eventfd(0)
         if down is not None and up is not None:
@@ -110,12 +100,6 @@ class Bridge:
 
     # -- for the owner ---------------------------------------------------------------------------------------
 
-    @property
-    def connected(self) -> bool:
-        """Whether there is a channel, as far as is known."""
-        route = self._route
-        return route is not None and not route.why
-
     def attach(self, channel: Channel, *, received: int = 0) -> None:
         """Begin, or go on: what the other bridge has not received, by number, is sent (again). Exactly once, in order.
 
@@ -125,7 +109,7 @@ class Bridge:
         self.detach()
         with self._lock:
             self._letters.confirm(received)
-            self._route = route = _Route(channel, received)
+            self._route = route = Route(channel, received)
             self._place(channel)
             name = f"{self._sending.name}-from-{channel.peer}"
             route.receiving = threading.Thread(target=self._receive, args=(route,), name=name, daemon=True)
@@ -139,7 +123,8 @@ class Bridge:
         if route is not None:
             route.quiet = True
             route.channel.close()
-            _join(route.receiving)
+            self._stop_waiting()
+            route.join()
         return self.received
 
     def tell(self, word: str, content: Mapping[str, Any] | None = None) -> None:
@@ -158,6 +143,7 @@ class Bridge:
         if route is not None:
             route.why = route.why or "stalled"
             route.channel.close()
+            self._stop_waiting()
 
     def close(self) -> None:
         """Close the end and the channel; what was told still goes out if it can at once. Leaves no thread behind."""
@@ -169,7 +155,8 @@ class Bridge:
             self._parts.close()
         self._speech.hang_up()
         self.detach()
-        _join(self._sending)
+        if self._sending is not threading.current_thread():
+            self._sending.join()
         with self._lock:
             self._speech.close()
             for lying in self._lying.values():
@@ -195,7 +182,7 @@ class Bridge:
                 elif not self._listening or not self._hear():
                     waiting.unregister(descriptor)
 
-    def _unsent(self, *, hurry: bool = False) -> tuple[_Route, Letter] | None:
+    def _unsent(self, *, hurry: bool = False) -> tuple[Route, Letter] | None:
         """The next letter, if there is a channel to send it over and it is time."""
         with self._lock:
             route = self._route
@@ -218,9 +205,8 @@ class Bridge:
             blobs = [Piece("", blob) for blob in said.blobs]
             route.channel.send(letter.word, content, [*blobs, *self._shipped(said.ships)])
             route.passed = letter.number
-        except OSError as error:  # whoever receives tells of it
-            route.why = route.why or _why(error)
-            route.channel.give_up()
+        except Exception as error:  # whoever receives tells of it
+            self._break(route, error)
         return True
 
     def _shipped(self, ships: str) -> list[Piece]:
@@ -235,23 +221,27 @@ class Bridge:
         return [Piece(ships, memory[each], each.indices(len(memory))[0]) for each in ranges]
 
     def _hear(self) -> bool:
-        """Take in what the local end says; whether there will be more."""
+        """Take in what the local end says; whether there will be more. What cannot be taken in is its end."""
         try:
             said = self._speech.hear()
-        except (EOFError, OSError, ProtocolError):
+            if self._heard is None or self._heard(said.blobs[0]):
+                self._relay(said)
+        except Exception:
             self._listening = False
             self._write(_END, Said({} if self._ended is None else self._ended()))
             return False
-        if self._heard is not None and not self._heard(said.blobs[0]):
-            return True
-        if said.brought:
-            self._furnish([Lying.copied(descriptor) for descriptor in said.brought])
+        return True
+
+    def _relay(self, said: Said) -> None:
+        try:
+            if said.brought:
+                self._furnish([Lying.copied(descriptor) for descriptor in said.brought])
+                self._write(_FURNISH, Said({"bytes": len(self._lying[DOWN].memory)}))
+        finally:
             for descriptor in said.brought:
                 os.close(descriptor)
-            self._write(_FURNISH, Said({"bytes": len(self._lying[DOWN].memory)}))
         self._note(said.content)
         self._write(_RELAY, said)
-        return True
 
     def _note(self, content: Mapping[str, Any]) -> None:
         """A script that prepares says what its slots will begin with."""
@@ -278,32 +268,35 @@ class Bridge:
             if not self._arrived or self._arrived[0][0] > monotonic():
                 return False
             _, message = self._arrived[0]
+            route = self._route
         try:
             self._hand_on(message)
-        except ProtocolError:
-            self.cut()
+        except Exception as error:  # it was counted, so it will not come again: that is the end
+            self._speech.hang_up()
+            if route is not None:
+                self._break(route, error)
         with self._lock:
             self._arrived.popleft()
         return True
 
     # -- the receiving thread --------------------------------------------------------------------------------
 
-    def _receive(self, route: _Route) -> None:
-        """Take in what comes over one channel, until its end.
+    def _receive(self, route: Route) -> None:
+        """Take in what comes over one channel, until its end, whatever that is.
 
         One that stalls stays open until the next comes: its end, arriving late, would look like a death over there.
         """
         try:
             while True:
-                self._take(route.channel.receive())
-        except (EOFError, OSError, ProtocolError) as error:
-            route.why = route.why or _why(error)
+                self._take(route, route.channel.receive())
+        except Exception as error:
+            route.ends(error)
         if route.why == "ended":
             route.channel.close()
         if not route.quiet and not self._closing:
-            self._lost(route.why)
+            self._lost(route.why, route.words)
 
-    def _take(self, message: Message) -> None:
+    def _take(self, route: Route, message: Message) -> None:
         """Count a letter, and hand on what it says; now, or late where that is wanted."""
         try:
             number, got, ships = int(message.content["number"]), int(message.content["got"]), message.content["ships"]
@@ -315,19 +308,23 @@ class Bridge:
                 raise ProtocolError(f"message {number} came after message {self.received}.")
             self._letters.confirm(got)
         if ships:
-            self._came_in(number)
+            self._came_in(route, number)
         self.received = number
         message = Message(message.word, said, message.blobs)
-        if not self._late and not self._arrived:
-            self._hand_on(message)
+        if self._late or self._arrived:
+            with self._lock:
+                self._arrived.append((monotonic() + self._late, message))
+            self._wake_up()
             return
-        with self._lock:
-            self._arrived.append((monotonic() + self._late, message))
-        self._wake_up()
+        try:
+            self._hand_on(message)
+        except Exception:
+            self.received = number - 1  # nobody has it
+            raise
 
-    def _came_in(self, number: int) -> None:
+    def _came_in(self, route: Route, number: int) -> None:
         """What letter ``number`` ships of the other side's slot lies in this side's, but for what travels elsewhere."""
-        if self._parts is not None and not self._parts.arrived(number):
+        if self._parts is not None and not self._parts.arrived(number, route.keep, route.channel.pause):
             raise EOFError("closing")
         if self._of_server and self._packed is not None:
             self._packed.unpack()
@@ -348,12 +345,14 @@ class Bridge:
             elif word == _RELAY:
                 self._note(message.content)
                 slots = [self._lying[name].descriptor for name in (DOWN, UP) if name in self._lying]
-                with suppress(OSError):  # nobody listens any more: that is heard where the end is read
+                with suppress(BrokenPipeError, ConnectionResetError):  # that is heard where the end is read
                     self._speech.say(message.content, message.blobs, slots)
             else:
                 raise ProtocolError(f"{word!r} is no word of a bridge.")
         except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
             raise ProtocolError(f"a letter {word!r} that cannot be read: {error!r}.") from None
+        except OSError as error:
+            raise ProtocolError(f"a letter {word!r} that cannot be handed on: {error}.") from error
 
     def _furnish(self, slots: Sequence[Lying]) -> None:
         """A script has prepared: its slots are here."""
@@ -374,22 +373,24 @@ class Bridge:
             memory = self._lying[self._incoming_slot].memory if packed is None else packed.memory
             channel.place(self._incoming_slot, memory)
 
+    def _break(self, route: Route, error: Exception) -> None:
+        """Nothing goes on over this one; the thread that receives comes back, and tells of it."""
+        route.ends(error)
+        route.channel.give_up()
+        self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
+        """Of a channel that was given up nobody awaits parts."""
+        if self._parts is not None:
+            self._parts.wake()
+
     def _wake_up(self) -> None:
         with self._lock:
             if self._wake >= 0:
                 os.eventfd_write(self._wake, 1)
 
 
-def _why(error: Exception) -> str:
-    return "stalled" if isinstance(error, Stalled) else "ended"
-
-
 def _size(size: Any) -> int:
     if not 0 < int(size) <= MOST_BLOBS:
         raise ValueError(f"a slot of {size} bytes")
     return int(size)
-
-
-def _join(thread: threading.Thread | None) -> None:
-    if thread is not None and thread is not threading.current_thread():
-        thread.join()

@@ -3,6 +3,9 @@
 A transport connects two *places*. At each stands an end for messages and two slots: at the server's place those that a
 server of this machine would hold, at the worker's those that its worker would. What lies between is the transport's:
 nothing, where both places are on one machine and share the slots; two bridges and a connection, where they are not.
+
+Engines put the same parts together themselves, since there the two places are in two processes: no run looks up a
+transport here. This is what the law book looks at.
 """
 
 from __future__ import annotations
@@ -88,10 +91,13 @@ class Transport(ABC):
         """A new worker: the server's place for it, and its own. Closing an end ends the other place's."""
 
     @abstractmethod
-    def interrupt(self, worker: int) -> None:
+    def interrupt(self, worker: int, before: Callable[[], None] = lambda: None) -> None:
         """Lose the line to the worker that was connected as this one, from 0, and go on over another.
 
-        Where there is no line nothing happens.
+        Args:
+            worker: see above.
+            before: called when all is ready, right before the line is lost: what it sends is on its way then. Where
+                there is no line nothing else happens.
         """
 
     def close(self) -> None:
@@ -116,8 +122,9 @@ class Shared(Transport):
         self._keep(server, worker)
         return server, worker
 
-    def interrupt(self, worker: int) -> None:
+    def interrupt(self, worker: int, before: Callable[[], None] = lambda: None) -> None:
         """There is no line."""
+        before()
 
 
 @dataclass(slots=True)
@@ -156,9 +163,9 @@ class Stream(Transport):
         self._keep(server, worker)
         return server, worker
 
-    def interrupt(self, worker: int) -> None:
+    def interrupt(self, worker: int, before: Callable[[], None] = lambda: None) -> None:
         """See `Transport`. What was on its way is sent again."""
-        self._attach(self._spans[worker])
+        self._attach(self._spans[worker], before)
 
     def close(self) -> None:
         """See `Transport`."""
@@ -179,11 +186,12 @@ class Stream(Transport):
     def _bridge(self, end: socket.socket, place: Place, side: Any) -> Bridge:
         return Bridge(end, side=side, down=place.down, up=place.up, speaks="task", told=_unheard, lost=_unseen)
 
-    def _attach(self, span: _Span) -> None:
+    def _attach(self, span: _Span, before: Callable[[], None] = lambda: None) -> None:
         """Over a new line; each bridge says how far the other has come."""
         with self.site.dialling():
             there = dial(self.address, self.credentials, timeout=_MEETING)
         here = self._met.get(timeout=_MEETING)
+        before()
         by_server, by_worker = span.server.detach(), span.worker.detach()
         span.server.attach(here, received=by_worker)
         span.worker.attach(there, received=by_server)
@@ -199,5 +207,5 @@ def _unheard(word: str, content: dict[str, Any]) -> None:
     """Nobody is told anything here."""
 
 
-def _unseen(why: str) -> None:
+def _unseen(how: str, why: str) -> None:
     """Nobody waits for a line here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,9 +38,6 @@ class Letters:
         self.written = 0
         self._kept: deque[Letter] = deque()
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     def write(self, word: str, said: Said, *, due: float = 0.0) -> None:
         """Keep another one."""
         self.written += 1
@@ -73,8 +70,15 @@ class Parts(Protocol):
     def ship(self, number: int) -> None:
         """Letter ``number``, with a slot, is being sent, perhaps again: ship the other ranges. May block."""
 
-    def arrived(self, number: int) -> bool:
-        """Wait until the other ranges of letter ``number`` are in the slot; False: closing."""
+    def arrived(self, number: int, meanwhile: Callable[[], None], every: float) -> bool:
+        """Wait until the other ranges of letter ``number`` are in the slot; False: closing.
+
+        As long as they are not, ``meanwhile`` is called: first, after `wake`, and every so many seconds. What it raises
+        ends the wait.
+        """
+
+    def wake(self) -> None:
+        """Have who waits in `arrived` call its ``meanwhile`` at once; from any thread."""
 
     def close(self) -> None:
         """Give up; who waits in `arrived` comes back."""

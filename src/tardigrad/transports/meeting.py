@@ -14,7 +14,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 
 from tardigrad.errors import InvalidArgument, ProtocolError, TardigradError
 from tardigrad.transports.connections import Connection, Plain, Sealed
@@ -30,6 +30,7 @@ _NONCE = _PROOF = 32  # bytes
 _HANDSHAKE = 10.0  # seconds that a stranger has to prove the secret
 _STRANGERS = 64  # who may try so at the same time
 _BACKLOG = 128
+_BREATH = 0.1  # seconds until it is tried again where nobody can be let in
 _RECORD = 1 << 14
 _LAST_BYTES = 16  # how often bytes of somebody who is sent away are looked for
 
@@ -40,6 +41,8 @@ class CredentialsRefused(TardigradError):
 
 def parse_address(address: str) -> tuple[str, int]:
     """Host and port of ``"host:7070"``, ``":7070"`` (every address of this machine: host ``""``) or ``"[::1]:7070"``.
+
+    A listener at ``"[::]:7070"`` is at every address too, those of IPv4 among them.
 
     Raises:
         InvalidArgument: it is none of these.
@@ -111,7 +114,8 @@ class Listener:
             except OSError:
                 if self._closing:
                     return
-                continue  # it was gone before it was let in, or there is no descriptor left now
+                sleep(_BREATH)  # it was gone before it was let in, or there is no descriptor left now
+                continue
             self._receive(connected, _written(peer))
 
     def _receive(self, connected: socket.socket, peer: str) -> None:
@@ -121,7 +125,12 @@ class Listener:
                 connected.close()
                 return
             self._guests[guest] = lambda: _shut(connected)
-        guest.start()
+        try:
+            guest.start()
+        except RuntimeError:  # there is no thread to be had now
+            with self._lock:
+                del self._guests[guest]
+            connected.close()
 
     def _let_in(self, connected: socket.socket, peer: str) -> None:
         """Have a stranger prove itself, then hand it on. Whoever cannot is left."""
@@ -304,7 +313,7 @@ def _waiting(plain: Plain) -> Plain:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    if not host and socket.has_dualstack_ipv6():
+    if host in ("", "::") and socket.has_dualstack_ipv6():
         return socket.create_server(("", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
     family, *_, place = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     return socket.create_server(place[:2], family=family, backlog=_BACKLOG)

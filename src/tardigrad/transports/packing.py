@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from tardigrad.errors import ProtocolError
-from tardigrad.transports.slots import Slot
+from tardigrad.transports.slots import Slot, aligned
 
-_ALIGNMENT = 64  # bytes, to which what follows the flat buffer is aligned in a slot, and here
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -32,15 +30,16 @@ class Flat:
         return cls(slot.layout.elements, slot.layout.dtype)
 
     @classmethod
-    def prepared(cls, content: Mapping[str, Any]) -> Flat:
+    def prepared(cls, content: object) -> Flat:
         """Of a script's slots, from what it says when it prepares.
 
         Raises:
             ProtocolError: it says nothing of the kind.
         """
-        size, dtype = content.get("size"), _DTYPES.get(str(content.get("dtype")))
+        said = content if isinstance(content, Mapping) else {}
+        size, dtype = said.get("size"), _DTYPES.get(str(said.get("dtype")))
         if not isinstance(size, int) or size < 0 or dtype is None:
-            raise ProtocolError(f"a script prepares {size!r} numbers of type {content.get('dtype')!r}.")
+            raise ProtocolError(f"a script prepares {size!r} numbers of type {said.get('dtype')!r}.")
         return cls(size, dtype)
 
 
@@ -62,7 +61,7 @@ class Packed:
         end = flat.elements * flat.dtype.itemsize
         if end > len(lying):
             raise ProtocolError(f"a slot of {len(lying)} bytes does not hold {flat.elements} numbers of {flat.dtype}.")
-        behind, place = _aligned(end), _aligned(2 * flat.elements)
+        behind, place = aligned(end), aligned(2 * flat.elements)
         more = max(0, len(lying) - behind)
         content = torch.zeros(max(place + more, 1), dtype=torch.uint8)
         bytes_there = torch.frombuffer(memoryview(lying), dtype=torch.uint8)  # its own, so that `lying` may be released
@@ -79,7 +78,3 @@ class Packed:
         """Fill the slot from `memory`."""
         for there, here in zip(self._travelling, self._lying, strict=True):
             here.copy_(there)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -13,18 +13,18 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tardigrad.errors import ProtocolError
 from tardigrad.transports.connections import Stalled
 from tardigrad.transports.credentials import Credentials
 from tardigrad.transports.meeting import dial, parse_address
+from tardigrad.transports.speech import DOWN, UP
 from tardigrad.transports.stream import Channel, Piece
 
 _PARTS, _READY, _PART = "parts", "ready", "part"
 _DIALLING = 10.0  # seconds for one attempt
 _EXPECTING = 5.0  # seconds by which a worker may be here before what the server says of it
-_UP, _DOWN = "up", "down"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,18 @@ class Tally:
             self._closed = True
             self._changed.notify_all()
 
-    def wait(self, number: int) -> bool:
+    def wake(self) -> None:
+        """Whoever waits looks again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait(self, number: int, meanwhile: Callable[[], None] = lambda: None, every: float | None = None) -> bool:
         """Wait until all parts of this number are there; False: closed.
+
+        Args:
+            number: see above.
+            meanwhile: called before each wait, under a lock: it must not wait itself. What it raises is raised here.
+            every: seconds that one wait takes at most; None: until something changes.
 
         Raises:
             Stalled: a connection is lost on which one is missing.
@@ -92,7 +102,8 @@ class Tally:
                     return True
                 if missing & self._lost:
                     raise Stalled(f"the connection with shard {min(missing & self._lost)} is lost")
-                self._changed.wait()
+                meanwhile()
+                self._changed.wait(every)
         return False
 
 
@@ -182,15 +193,23 @@ class WorkerParts:
         self._lines: dict[int, Line] = {}
         self._lock = threading.Lock()
 
-    def connect(self, peer: str, *, timeout: float = _DIALLING) -> None:
-        """Dial every shard, again where there was a connection before; what cannot be reached counts as lost."""
+    def connect(self, peer: str, *, timeout: float = _DIALLING) -> str:
+        """Dial every shard, again where there was a connection before; what cannot be reached counts as lost.
+
+        Returns:
+            Which cannot be reached, where that would be, and why; empty where all were.
+        """
         self._hang_up()
+        missing = []
         for key, each in enumerate(self._elsewhere):
             self._tally.lose(key)
-            with suppress(OSError, EOFError, ProtocolError):
-                channel = dial(each.reached_by(peer), self._credentials, timeout=timeout)
-                self._begin(key, each, channel)
+            address = each.reached_by(peer)
+            try:
+                self._begin(key, each, dial(address, self._credentials, timeout=timeout))
                 self._tally.lose(key, lost=False)
+            except (OSError, EOFError, ProtocolError) as error:
+                missing.append(f"shard {key + 1} at {address} cannot be reached ({str(error) or 'it hung up'})")
+        return ", ".join(missing)
 
     def mine(self, size: int) -> list[slice]:
         """See `Parts`."""
@@ -202,9 +221,13 @@ class WorkerParts:
             for line in self._lines.values():
                 line.ship(number)
 
-    def arrived(self, number: int) -> bool:
+    def arrived(self, number: int, meanwhile: Callable[[], None] = lambda: None, every: float | None = None) -> bool:
         """See `Parts`."""
-        return self._tally.wait(number)
+        return self._tally.wait(number, meanwhile, every)
+
+    def wake(self) -> None:
+        """See `Parts`."""
+        self._tally.wake()
 
     def close(self) -> None:
         """See `Parts`."""
@@ -212,12 +235,12 @@ class WorkerParts:
         self._hang_up()
 
     def _begin(self, key: int, each: Elsewhere, channel: Channel) -> None:
-        channel.place(_DOWN, self._down[each.start : each.stop])
+        channel.place(DOWN, self._down[each.start : each.stop])
         channel.send(_PARTS, {"life": self._life})
         if channel.receive().word != _READY:
             channel.close()
             raise ProtocolError("a shard knows nothing of this worker.")
-        outgoing = _UP, self._up[each.start : each.stop]
+        outgoing = UP, self._up[each.start : each.stop]
         with self._lock:
             self._lines[key] = Line(
                 channel,
@@ -233,22 +256,37 @@ class WorkerParts:
             line.close()
 
 
+class Told(Protocol):
+    """Carries what the server says to a desk, and what that reports; a `tardigrad.shards.far.Post` does."""
+
+    def send(self, word: str, content: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        """Send a message; from any thread. Raises OSError."""
+
+    def receive(self) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
+        """The next message, waited for. Raises EOFError, OSError, ProtocolError."""
+
+
 class Desk:
     """A shard's side: one connection for each life of a worker that the server has told of.
 
     Args:
         memory_of: the shard's range of a worker's slots, down and up.
-        report: tells the server: ``"in"`` {life, number}, ``"came"`` or ``"lost"`` {life}; from any thread.
+        post: to the server, which is told ``"in"`` {life, number}, ``"came"`` or ``"lost"`` {life}; stays the caller's.
     """
 
-    def __init__(
-        self, memory_of: Callable[[int], tuple[memoryview, memoryview]], report: Callable[[str, dict[str, Any]], None]
-    ) -> None:
-        self._memory_of, self._report = memory_of, report
+    def __init__(self, memory_of: Callable[[int], tuple[memoryview, memoryview]], post: Told) -> None:
+        self._memory_of, self._post = memory_of, post
         self._expected: dict[str, tuple[memoryview, memoryview]] = {}
         self._wanted: dict[str, int] = {}  # life -> the last number that was to be shipped
         self._lines: dict[str, Line] = {}
         self._lock = threading.Condition()
+
+    def serve(self) -> None:
+        """Hear what the server says of workers, until it is gone."""
+        with suppress(EOFError, OSError, ProtocolError):
+            while True:
+                word, content, _ = self._post.receive()
+                self.hear(word, content)
 
     def hear(self, word: str, content: Mapping[str, Any]) -> None:
         """What the server says: ``expect`` {life, worker}, ``ship`` {life, number}, ``forget`` {life}."""
@@ -296,13 +334,17 @@ class Desk:
         for line in lines.values():
             line.close()
 
+    def _report(self, word: str, content: Mapping[str, Any]) -> None:
+        with suppress(OSError):  # the server is gone, and with it this shard
+            self._post.send(word, content, {})
+
     def _begin(self, channel: Channel, life: str, down: memoryview, up: memoryview) -> None:
-        channel.place(_UP, up)
+        channel.place(UP, up)
         channel.send(_READY)
         with self._lock:
             line = self._lines[life] = Line(
                 channel,
-                (_DOWN, down),
+                (DOWN, down),
                 came=lambda number: self._report("in", {"life": life, "number": number}),
                 lost=lambda: self._report("lost", {"life": life}),
             )

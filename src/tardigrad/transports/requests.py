@@ -15,7 +15,7 @@ from typing import Any
 
 from tardigrad.errors import ProtocolError
 
-_LARGEST = 65536  # bytes of a message; the kernel takes three times as many
+LARGEST = 65536  # bytes of a message over a pair of sockets; the kernel takes three times as many
 _MOST_DESCRIPTORS = 8
 _BESIDE = "beside"  # the word of a message whose content lies in the last descriptor
 
@@ -37,7 +37,7 @@ class Wire:
             OSError: the other end is closed.
         """
         body = json.dumps([word, dict(content or {})], separators=(",", ":")).encode()
-        if len(body) <= _LARGEST:
+        if len(body) <= LARGEST:
             self._send(body, descriptors)
             return
         lying = memory_with(body)
@@ -53,12 +53,17 @@ class Wire:
             EOFError, OSError: the other end is closed.
             ProtocolError: for bytes that are no message.
         """
-        body, descriptors, _, _ = socket.recv_fds(self._end, _LARGEST, _MOST_DESCRIPTORS)
+        body, descriptors, _, _ = socket.recv_fds(self._end, LARGEST, _MOST_DESCRIPTORS)
         if not body:
             raise EOFError
-        word, content = _read(body)
-        if word == _BESIDE and descriptors:
-            word, content = _read(content_of(descriptors.pop()))
+        try:
+            word, content = _read(body)
+            if word == _BESIDE and descriptors:
+                word, content = _read(content_of(descriptors.pop()))
+        except BaseException:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
         return word, content, descriptors
 
     def shut(self) -> None:
@@ -77,7 +82,7 @@ class Wire:
             self._end.send(body)
 
 
-def memory_with(content: bytes) -> int:
+def memory_with(content: bytes | bytearray) -> int:
     """The descriptor of a new piece of memory with this content, which may travel."""
     descriptor = os.memfd_create("message", os.MFD_CLOEXEC)
     with open(descriptor, "wb", closefd=False) as file:
@@ -92,9 +97,16 @@ def content_of(descriptor: int) -> bytes:
         return file.read()
 
 
-def _read(body: bytes) -> tuple[str, dict[str, Any]]:
+def json_of(body: bytes) -> Any:
+    """What this JSON says. Raises ProtocolError: it is none."""
     try:
-        word, content = json.loads(body)
-    except ValueError:
-        raise ProtocolError(f"a message of {len(body)} bytes beginning with {body[:16]!r} is no request.") from None
-    return word, content
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise ProtocolError(f"{len(body)} bytes beginning with {body[:16]!r}, which are no JSON.") from None
+
+
+def _read(body: bytes) -> tuple[str, dict[str, Any]]:
+    match json_of(body):
+        case [str(word), dict(content)]:
+            return word, content
+    raise ProtocolError(f"a message of {len(body)} bytes beginning with {body[:16]!r} is no request.")

@@ -31,12 +31,12 @@ from torch import Tensor
 from tardigrad.errors import ProtocolError
 from tardigrad.layout import FlatLayout
 from tardigrad.records import Lease
+from tardigrad.transports.requests import LARGEST, json_of
 
 _ALIGNMENT = 64  # bytes; as torch aligns what it allocates
 _ORDER = struct.Struct("<5qB")  # version, incarnation, epoch, start, stop, fault
 _PUSH = struct.Struct("<2qddd")  # version, incarnation, loss, norm, seconds
 _PUSHED, _READY, _RAISED = b"p", b"r", b"x"
-_LARGEST = 65536  # bytes of a message; the kernel takes three times as many
 FAULTS = ("", "raise", "hang", "corrupt")
 
 
@@ -113,11 +113,11 @@ class SlotLayout:
     @classmethod
     def holding(cls, dtype: torch.dtype, elements: int, buffers: Mapping[str, Tensor]) -> SlotLayout:
         """For so many numbers in one piece, and these buffers."""
-        end = _aligned(elements * dtype.itemsize)
+        end = aligned(elements * dtype.itemsize)
         places = []
         for name, tensor in buffers.items():
             places.append((name, tensor.dtype, tuple(tensor.shape), end))
-            end = _aligned(end + tensor.numel() * tensor.element_size())
+            end = aligned(end + tensor.numel() * tensor.element_size())
         return cls(dtype, elements, tuple(places), max(end, _ALIGNMENT))
 
 
@@ -208,7 +208,7 @@ class ServerEnd:
             EOFError, OSError: the worker's end is closed.
             ProtocolError: for bytes that are no answer.
         """
-        message = self._end.recv(_LARGEST)
+        message = self._end.recv(LARGEST)
         if not message:
             raise EOFError
         return answer_of(message)
@@ -231,7 +231,7 @@ class WorkerEnd:
             ProtocolError: for bytes that are no order.
         """
         try:
-            message = self._end.recv(_LARGEST)
+            message = self._end.recv(LARGEST)
         except OSError:
             return None
         return _order(message) if message else None
@@ -263,10 +263,17 @@ def answer_of(message: bytes) -> Answer:
     if kind == _PUSHED and len(body) == _PUSH.size:
         return Pushed(*_PUSH.unpack(body))
     if kind == _READY:
-        return Ready(json.loads(body))
+        return Ready(_facts(body))
     if kind == _RAISED:
         return Raised(body.decode(errors="replace"))
     raise ProtocolError(f"a message of {len(message)} bytes beginning with {message[:8]!r} is no answer of a worker.")
+
+
+def _facts(body: bytes) -> dict[str, Any]:
+    facts = json_of(body)
+    if not isinstance(facts, dict):
+        raise ProtocolError(f"a worker says that it found {str(facts)[:16]!r}, which is no dict of facts.")
+    return facts
 
 
 def _order(message: bytes) -> Order:
@@ -277,17 +284,18 @@ def _order(message: bytes) -> Order:
 
 
 def _fitting(message: bytes) -> bytes:
-    if len(message) > _LARGEST:
-        raise ProtocolError(f"a message of {len(message)} bytes is longer than the {_LARGEST} that one may have.")
+    if len(message) > LARGEST:
+        raise ProtocolError(f"a message of {len(message)} bytes is longer than the {LARGEST} that one may have.")
     return message
 
 
 def _shortened(text: bytes) -> bytes:
     """Its beginning, and more of its end: there a traceback says what was raised."""
-    if len(text) < _LARGEST:
+    if len(text) < LARGEST:
         return text
-    return text[: _LARGEST // 4] + b"\n[...]\n" + text[-_LARGEST // 2 :]
+    return text[: LARGEST // 4] + b"\n[...]\n" + text[-LARGEST // 2 :]
 
 
-def _aligned(size: int) -> int:
+def aligned(size: int) -> int:
+    """The next multiple of what everything in a slot is aligned to, in bytes."""
     return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -10,10 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from tardigrad.transports.requests import Wire, content_of, memory_with
+from tardigrad.transports.requests import LARGEST, Wire, content_of, memory_with
 from tardigrad.transports.slots import hands_in
 
-_LARGEST = 65536  # bytes of a message; see slots.py
 DOWN, UP = "down", "up"
 WELCOME = "welcome"
 
@@ -47,7 +46,7 @@ class Speech(ABC):
         """The next message. Raises EOFError, OSError: the end's other side is closed."""
 
     @abstractmethod
-    def say(self, content: Mapping[str, Any], blobs: Sequence[bytes], slots: Sequence[int]) -> None:
+    def say(self, content: Mapping[str, Any], blobs: Sequence[bytes | bytearray], slots: Sequence[int]) -> None:
         """Say it here; ``slots``: descriptors of this machine's slots. Raises OSError: nobody listens any more."""
 
     @abstractmethod
@@ -76,14 +75,14 @@ class TaskSpeech(Speech):
 
     def hear(self) -> Said:
         """See `Speech`. Every order hands the down slot over, every gradient the up slot."""
-        message = self._end.recv(_LARGEST)
+        message = self._end.recv(LARGEST)
         if not message:
             raise EOFError
         if self._of_server:
             return Said(blobs=(message,), ships=DOWN)
         return Said(blobs=(message,), ships=UP if hands_in(message) else "")
 
-    def say(self, content: Mapping[str, Any], blobs: Sequence[bytes], slots: Sequence[int]) -> None:
+    def say(self, content: Mapping[str, Any], blobs: Sequence[bytes | bytearray], slots: Sequence[int]) -> None:
         """See `Speech`."""
         self._end.send(blobs[0])
 
@@ -125,7 +124,7 @@ class ScriptSpeech(Speech):
             ships = UP if word == "push" else ""
         return Said({"word": word, "content": content}, blobs, ships, tuple(brought))
 
-    def say(self, content: Mapping[str, Any], blobs: Sequence[bytes], slots: Sequence[int]) -> None:
+    def say(self, content: Mapping[str, Any], blobs: Sequence[bytes | bytearray], slots: Sequence[int]) -> None:
         """See `Speech`."""
         lying = [memory_with(blob) for blob in blobs]
         try:

@@ -1,8 +1,8 @@
 """Stream: one end of a connection over which words, plain data and memory travel, in order.
 
 A message is a word, plain data as JSON, and *pieces* of memory. A piece that is sent to a *place*, such as a slot, is
-received straight into that place; one without lies in the message, as a blob. Nothing is unpickled, and what a message
-says of its own size is compared with what is allowed before anything is kept for it.
+received straight into that place; one without lies in the message, as a blob. Nothing is unpickled, what a message says
+of its own size is compared with what is allowed, and memory is taken for it as its bytes come, not before.
 
 On the wire: four bytes that say what this is, the length of the JSON, the JSON ``[word, content, [[place, offset,
 bytes], ...]]``, and the pieces' bytes one after the other.
@@ -26,12 +26,13 @@ from tardigrad.transports.connections import Connection, Stalled
 
 __all__ = ["Channel", "Message", "Piece", "Stalled"]
 
-MOST_HEADER = 1 << 24  # bytes of a message's JSON
+MOST_HEADER = 1 << 30  # bytes of a message's JSON
 MOST_BLOBS = 1 << 34  # bytes of the pieces of one message that have no place
 _MAGIC = b"tgs1"
 _PREFIX = struct.Struct("<4sI")
 _BEAT = _PREFIX.pack(_MAGIC, 0)
 _AHEAD = 1 << 16  # bytes that are read at once where a header is expected
+_GROWS = 1 << 22  # bytes by which memory that is taken for a message grows
 _BEATS = 4  # within the patience
 _SLOWER = 20.0  # times as long as at the rate measured, after which what still comes is given up
 _SLOWEST = 2.0**16  # bytes a second, as long as no rate was measured
@@ -46,12 +47,12 @@ class Message:
     Attributes:
         word: what it is about.
         content: plain data.
-        blobs: the pieces that had no place here, in order.
+        blobs: the pieces without a place, in order.
     """
 
     word: str
     content: dict[str, Any]
-    blobs: tuple[bytes, ...] = ()
+    blobs: tuple[bytes | bytearray, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Piece:
     """Memory that travels with a message.
 
     Attributes:
-        place: where the other end puts it; empty, or unknown there: into the message, as a blob.
+        place: where the other end puts it; empty: into the message, as a blob.
         memory: contiguous.
         offset: in bytes, from the beginning of the place.
     """
@@ -83,10 +84,11 @@ class Channel:
     Attributes:
         peer: the other end's address, such as ``"10.0.0.2:41234"``.
         patience: as given.
+        pause: in seconds; who has said nothing for longer sends a beat.
     """
 
     def __init__(self, connection: Connection, *, patience: float = 20.0) -> None:
-        self.peer, self.patience = connection.peer, patience
+        self.peer, self.patience, self.pause = connection.peer, patience, patience / _BEATS
         self._connection = connection
         self._places: dict[str, memoryview] = {}
         self._sending = threading.Lock()
@@ -96,10 +98,13 @@ class Channel:
         self._seconds_a_byte = 0.0
         self._due = float("inf")
         self._closed = False
-        connection.wait_at_most(send=patience, receive=patience / _BEATS)
+        connection.wait_at_most(send=patience, receive=self.pause)
 
     def place(self, name: str, memory: memoryview) -> None:
-        """Receive pieces for this place straight into this memory from now on; one beyond its bounds is an error."""
+        """Receive pieces for this place straight into this memory from now on.
+
+        A piece beyond its bounds, or for a place that nobody has named, is an error.
+        """
         self._places[name] = memory.cast("B")
 
     def send(self, word: str, content: Mapping[str, Any] | None = None, pieces: Sequence[Piece] = ()) -> None:
@@ -107,10 +112,13 @@ class Channel:
 
         Raises:
             OSError: the other end is gone; `Stalled`: nothing could be sent for `patience` seconds.
+            ProtocolError: for content that is too long; nothing is sent.
         """
         views = [memoryview(piece.memory).cast("B") for piece in pieces]
         sizes = [(piece.place, piece.offset, len(view)) for piece, view in zip(pieces, views, strict=True)]
         body = json.dumps([word, dict(content or {}), sizes], separators=(",", ":")).encode()
+        if len(body) > MOST_HEADER:
+            raise ProtocolError(f"a message {word!r} has {len(body)} bytes of content; at most {MOST_HEADER} travel.")
         with self._sending:
             self._connection.send([memoryview(_PREFIX.pack(_MAGIC, len(body)) + body), *views])
             self._said = monotonic()
@@ -130,6 +138,10 @@ class Channel:
                 word, content, sizes = _header(self._read(length), self.peer)
                 return Message(word, content, self._pieces(sizes))
 
+    def keep_alive(self) -> None:
+        """Beat if that is due; for the thread that receives, where it has something else to wait for."""
+        self._beat(monotonic())
+
     def give_up(self) -> None:
         """Receive nothing more: whoever waits in `receive` comes back with an error. The other end hears nothing."""
         self._closed = True
@@ -143,23 +155,28 @@ class Channel:
 
     # -- receiving -------------------------------------------------------------------------------------------
 
-    def _pieces(self, sizes: Sequence[tuple[str, int, int]]) -> tuple[bytes, ...]:
+    def _pieces(self, sizes: Sequence[tuple[str, int, int]]) -> tuple[bytes | bytearray, ...]:
         """Take the pieces in, each where it belongs."""
+        places = self._places
+        if self._closed:  # looked at after the places, which are taken away after it is set
+            raise EOFError("the connection was closed here")
+        if unknown := {place for place, *_ in sizes if place and place not in places}:
+            raise ProtocolError(f"{self.peer} sends something to {min(unknown)!r}, which is no place here.")
         whole = sum(size for *_, size in sizes)
-        loose = sum(size for place, _, size in sizes if place not in self._places)
+        loose = sum(size for place, _, size in sizes if not place)
         if loose > MOST_BLOBS:
             raise ProtocolError(f"{self.peer} sends {loose} bytes for no place; at most {MOST_BLOBS} are taken.")
         since = monotonic()
         self._due = since + max(self.patience, _SLOWER * whole * (self._seconds_a_byte or 1.0 / _SLOWEST))
-        blobs = []
+        blobs: list[bytes | bytearray] = []
         for place, offset, size in sizes:
-            memory = self._places.get(place)
-            if memory is None:
+            if not place:
                 blobs.append(self._read(size))
-            elif offset + size > len(memory):
+                continue
+            memory = places[place]
+            if offset + size > len(memory):
                 raise ProtocolError(f"{self.peer} sends {size} bytes to {offset} of {place!r}, of {len(memory)}.")
-            else:
-                self._read_into(memory[offset : offset + size])
+            self._read_into(memory[offset : offset + size])
         self._due = float("inf")
         if whole >= _TELLING:
             self._measured((monotonic() - since) / whole)
@@ -170,16 +187,19 @@ class Channel:
         before = self._seconds_a_byte or seconds
         self._seconds_a_byte = before + _NEW * (seconds - before)
 
-    def _read(self, size: int) -> bytes:
+    def _read(self, size: int) -> bytes | bytearray:
         if self._end - self._start >= size:
             self._start += size
             return bytes(self._ahead[self._start - size : self._start])
         if size <= _AHEAD:
             self._fill(size)
             return self._read(size)
-        memory = bytearray(size)  # the kernel gives it page by page, as bytes come
-        self._read_into(memoryview(memory))
-        return bytes(memory)
+        memory = bytearray()
+        while (start := len(memory)) < size:
+            memory += bytes(min(_GROWS, size - start))
+            with memoryview(memory) as whole, whole[start:] as view:
+                self._read_into(view)
+        return memory
 
     def _fill(self, size: int) -> None:
         """Read ahead until so many bytes are here."""
@@ -201,8 +221,7 @@ class Channel:
         for _ in range(_BEATS):
             count = self._connection.receive(view)
             now = monotonic()
-            if now - self._said > self.patience / _BEATS:
-                self._beat(now)
+            self._beat(now)
             if count == 0 or self._closed:
                 raise EOFError(f"{self.peer} has ended the connection")
             if now > self._due:
@@ -212,8 +231,8 @@ class Channel:
         raise Stalled(f"nothing came from {self.peer} for {self.patience:g} seconds")
 
     def _beat(self, now: float) -> None:
-        """Say that this end lives, unless it is sending anyway."""
-        if self._sending.acquire(blocking=False):
+        """Say that this end lives, if it is time, unless it is sending anyway."""
+        if now - self._said > self.pause and self._sending.acquire(blocking=False):
             try:
                 self._connection.beat(_BEAT)
                 self._said = now
@@ -221,7 +240,7 @@ class Channel:
                 self._sending.release()
 
 
-def _header(body: bytes, peer: str) -> tuple[str, dict[str, Any], list[tuple[str, int, int]]]:
+def _header(body: bytes | bytearray, peer: str) -> tuple[str, dict[str, Any], list[tuple[str, int, int]]]:
     """Word, content, and (place, offset, bytes) of each piece.
 
     Raises:
@@ -231,7 +250,8 @@ def _header(body: bytes, peer: str) -> tuple[str, dict[str, Any], list[tuple[str
         word, content, sizes = json.loads(body)
         pieces = [(str(place), int(offset), int(size)) for place, offset, size in sizes]
     except (ValueError, TypeError, OverflowError, RecursionError):
-        raise ProtocolError(f"{peer} sends {len(body)} bytes beginning with {body[:16]!r}: no message.") from None
+        begin = bytes(body[:16])
+        raise ProtocolError(f"{peer} sends {len(body)} bytes beginning with {begin!r}: no message.") from None
     if not isinstance(word, str) or not isinstance(content, dict) or any(min(each[1:]) < 0 for each in pieces):
         raise ProtocolError(f"{peer} sends a message whose parts are not a word, data and pieces.")
     return word, content, pieces

@@ -57,7 +57,7 @@ class Agent:
         means, places = replace(means, turns=self._turns), places * (2 if overlap else 1)
         self.wishes = Wishes()
         self._means, self._errors = means, list[BaseException]()
-        hello = Hello.own("", means.facts, device=means.device, places=places)
+        hello = Hello.own("", means.facts)
         asked = address if callable(address) else lambda: address
         later = keep_trying if afterwards is None else afterwards
         reaches = [

@@ -33,6 +33,7 @@ class JoinedBase(ProcessEngine[K]):
     def __init__(self, job: Stage, *others: Any, **settings: Any) -> None:
         super().__init__(job, *others, **settings)
         self._expected: set[int] = set()  # live workers that have not come yet
+        self._owed: set[int] = set()  # workers that were lost, and have not come back
         self._ever: set[int] = set(job.server.live)
         self._wished: int | None = None  # how many workers there may be; None: as many as come
         self._complete = False  # whether all have been here
@@ -46,8 +47,8 @@ class JoinedBase(ProcessEngine[K]):
         return meeting
 
     @classmethod
-    def recruiter(cls, meeting: Meeting) -> Recruiter | None:
-        """Who brings workers; None: people do."""
+    def recruiter(cls, meeting: Meeting, script: str = "") -> Recruiter | None:
+        """Who brings workers; None: people do. ``script``: path of the file the run was started with; empty: a task."""
         return None
 
     @property
@@ -80,6 +81,7 @@ class JoinedBase(ProcessEngine[K]):
             return
         self._ever.add(worker)
         self._expected.discard(worker)
+        self._owed.discard(worker)
         self._hall.seat(arrival, worker, layout=self.job.server.layout.hash)
         if worker not in self.job.server.live:
             self._lives.join(self.now, worker)
@@ -87,7 +89,10 @@ class JoinedBase(ProcessEngine[K]):
         self._start_ready()
 
     def _number_for(self, hello: Hello) -> int | None:
-        """The number it had if that is vacant, else the lowest vacant one, else a new one; None: there is no room."""
+        """The number it had if that is vacant, else that of one who was lost, or the lowest vacant one, or a new one.
+
+        None: there is no room.
+        """
         live = self.job.server.live
         if self._expected:
             return hello.wants if hello.wants in self._expected else min(self._expected)
@@ -95,18 +100,24 @@ class JoinedBase(ProcessEngine[K]):
             return None
         if hello.wants in self._ever and hello.wants not in live:
             return hello.wants
+        if self._owed:
+            return min(self._owed)
         return next(number for number in range(len(live) + 1) if number not in live)
 
     def missed(self, worker: int) -> None:
         """See `tardigrad.engines.joined.hall.Host`."""
         self._note(f"{self._name(worker)} cannot be reached; waiting {self._meeting.reconnect_within:g} s")
 
-    def reached(self, worker: int, seconds: float) -> None:
-        """See `tardigrad.engines.joined.hall.Host`."""
-        if worker in self._stations:
+    def reached(self, worker: int, seconds: float, *, moved: bool) -> None:
+        """See `tardigrad.engines.joined.hall.Host`. A worker that only ever dials is not given more time for that."""
+        if worker in self._stations and moved:
             self._stations[worker].postpone(seconds + self._hall.patience)
         if seconds:
             self._note(f"{self._name(worker)} is there again after {seconds:.1f} s")
+
+    def broken(self, worker: int, why: str) -> None:
+        """See `tardigrad.engines.joined.hall.Host`."""
+        self._note(f"{self._name(worker)}: {why}")
 
     def _name(self, worker: int) -> str:
         placed = self._hall.placed(worker)
@@ -168,6 +179,7 @@ class JoinedBase(ProcessEngine[K]):
         elif not self._complete and placed.code is None:
             self._expected.add(worker)  # nothing has begun; another one may come
         else:
+            self._owed.add(worker)
             self._lives.lost(self.now, failure, fatal=station.mistaken)
             self._note_failure(placed, failure)
         self._start_ready()
@@ -186,13 +198,15 @@ class JoinedBase(ProcessEngine[K]):
         if placed.code is None or self._hall.failed(placed) <= self.job.limits.max_restarts:
             return
         self._hall.spend(placed)
+        self._owed.discard(failure.worker)
         self._spent.append(failure)
         self._require_hope()
 
     def _require_hope(self) -> None:
         """Nobody left is no error as long as others may come, unless all that ever came raised."""
         server, lost = self.job.server, [*self._spent, *self._lives.last_failures]
-        if server.live or self._lives.over or any(failure.kind != "raised" for failure in lost) or not lost:
+        may_come = not self._hall.all_spent or any(failure.kind != "raised" for failure in lost)
+        if server.live or self._lives.over or may_come or not lost:
             return
         raise AllWorkersLost(server.version, lost)
 
@@ -214,7 +228,8 @@ class JoinedBase(ProcessEngine[K]):
         if self.now >= self._absent_at and self._stations:
             self._go_on_without()
         meeting = self._meeting
-        self._hall.tick(max((self._wished or meeting.workers) - meeting.own_workers, 0))
+        for words in self._hall.tick(max((self._wished or meeting.workers) - meeting.own_workers, 0)):
+            self._note(words)
 
     def _go_on_without(self) -> None:
         """Nobody waits any longer for those that have not come back to a run that was taken up again."""
@@ -230,7 +245,10 @@ class JoinedBase(ProcessEngine[K]):
         """Remove workers, or let more of those in that wait."""
         self._wished = wished
         super()._resize(min(wished, len(self.job.server.live)))
-        self._expected.intersection_update(self.job.server.live)
+        live = self.job.server.live
+        self._expected.intersection_update(live)
+        self._owed = set(sorted(self._owed)[: max(0, wished - len(live))])
+        self._start_ready()
 
     def _conclude(self) -> None:
         self._hall.dismiss(finished=True)

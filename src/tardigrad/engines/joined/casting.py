@@ -29,8 +29,8 @@ class JoinedCast(Cast):
     Args:
         role, lives, **settings: see `Cast`.
         meeting: how agents reach the run.
-        recruiter: who brings them; None: people do.
-        observers: told how to join.
+        recruiter: who brings them, made from the script's path; None: people do.
+        observers: told how to join, and what the recruiter says.
         stop: asked while nobody has come yet; True: KeyboardInterrupt.
 
     Attributes:
@@ -44,16 +44,17 @@ class JoinedCast(Cast):
         lives: Mapping[int, int],
         *,
         meeting: Meeting,
-        recruiter: Recruiter | None,
+        recruiter: Callable[[str], Recruiter | None],
         observers: Sequence[Observer],
         stop: Callable[[], bool] | None,
         **settings: Any,
     ) -> None:
         assert isinstance(role, Script)
         own = sorted(lives)[: meeting.own_workers]
-        self._lives_of, self._stop = dict(lives), stop
+        self._lives_of, self._stop, self._observers = dict(lives), stop, observers
         self.expected = set(lives) - set(own)
-        self.hall = Hall(meeting, Facts.own((), ScriptMark.of(role)), recruiter, len(self.expected))
+        self._wanted, mark = len(self.expected), ScriptMark.of(role)
+        self.hall = Hall(meeting, Facts.own((), mark), recruiter(mark.path), self._wanted)
         for observer in observers:
             observer.invited(0.0, self.hall.invitation)
         self._prepared: tuple[Prepared, Seat] | None = None
@@ -99,8 +100,12 @@ class JoinedCast(Cast):
     def missed(self, worker: int) -> None:
         """Nothing depends on it yet."""
 
-    def reached(self, worker: int, seconds: float) -> None:
+    def reached(self, worker: int, seconds: float, *, moved: bool) -> None:
         """Nothing depends on it yet."""
+
+    def broken(self, worker: int, why: str) -> None:
+        """Said as it is; another may come."""
+        self._note(f"worker {worker}: {why}")
 
     def leaves(self, worker: int) -> None:
         """Nothing has begun: it may go at once."""
@@ -145,10 +150,15 @@ class JoinedCast(Cast):
         del self.seats[seat.worker]
         self.expected.add(seat.worker)
 
+    def _note(self, words: str) -> None:
+        for observer in self._observers:
+            observer.noted(0.0, words)
+
     def _look(self) -> None:
         if self._stop is not None and self._stop():
             raise KeyboardInterrupt
-        self.hall.tick(len(self._lives_of))
+        for words in self.hall.tick(self._wanted):
+            self._note(words)
         for worker, seat in list(self.seats.items()):
             placed = self.hall.placed(worker)
             if placed is not None and self.hall.is_given_up(placed) and seat.end is not None:

@@ -38,8 +38,8 @@ class JoinedEngine(JoinedBase[Station], LocalEngine):
         facts = Facts.own(blueprint.imports)
         own = self._own_ones
         expected = set(self.job.server.live) - set(own)
-        hall = Hall(meeting, facts, self.recruiter(meeting), len(expected))
-        hall.office = office_of(self.job.server, meeting.listen, hall.credentials)
+        hall = self._hall = Hall(meeting, facts, self.recruiter(meeting), len(expected))
+        hall.office = office_of(self.job.server, meeting.listen, hall.credentials, hall.lose_shard)
         self._receive(hall, expected)
         for observer in self.job.observers:
             observer.invited(self.now, hall.invitation)

@@ -78,10 +78,17 @@ class Facts:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """The inverse of `as_json`; other keys beside are passed over."""
-        script = None if plain["script"] is None else ScriptMark(**plain["script"])
-        fingerprint = plain["fingerprint"]
-        return cls(dict(plain["versions"]), fingerprint["code"], dict(fingerprint["imports"]), script)
+        """The inverse of `as_json`; other keys beside are passed over. Raises KeyError, TypeError, ValueError."""
+        script, fingerprint = plain["script"], plain["fingerprint"]
+        mark = None if script is None else ScriptMark(**_texts(script))
+        return cls(_texts(plain["versions"]), str(fingerprint["code"]), _texts(fingerprint["imports"]), mark)
+
+
+def _texts(plain: Mapping[str, Any]) -> dict[str, str]:
+    found = dict(plain)
+    if not all(isinstance(each, str) for each in (*found, *found.values())):
+        raise TypeError(f"{found!r} is not all text")
+    return found
 
 
 def compare(server: Facts, agent: Facts) -> str:

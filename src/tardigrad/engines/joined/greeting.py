@@ -8,7 +8,6 @@ and what it needs to begin. Nothing is ever unpickled: whoever holds the secret 
 from __future__ import annotations
 
 import dataclasses
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,8 @@ FORMAT = 1
 HELLO = "hello"
 """What an agent says first."""
 REFUSED, WAIT, RESUMED, ASSIGN, OVER = "refused", "wait", "resumed", "assign", "over"
-"""What the server answers: {message}, {seconds}, {received}, an assignment, or {words, finished}."""
+"""What the server answers: {message}, {seconds}, {received}, an assignment, or {words, finished, only_this}: with
+``only_this`` the run goes on for others."""
 SIGNAL, DRAIN = "signal", "drain"
 """Words later: the server's {number}, as OVER; and the agent's {}."""
 
@@ -55,9 +55,7 @@ class Hello:
     Attributes:
         place: random letters that stay the same over all its connections.
         facts: what a worker there would compute with.
-        host, pid: of the agent.
-        device: where a worker there computes: cpu, cuda or cuda:N.
-        threads: cores that a worker there may use, >= 1.
+        host: name of the agent's machine.
         resumes: None: whatever it did is over, or this is the first time.
         wants: number of the worker that it was last; None: it was none.
     """
@@ -65,21 +63,17 @@ class Hello:
     place: str
     facts: Facts
     host: str
-    pid: int
-    device: str
-    threads: int
     resumes: Resumes | None = None
     wants: int | None = None
 
     @classmethod
-    def own(cls, place: str, facts: Facts, *, device: str, places: int = 1) -> Self:
-        """Of this process, which offers so many places."""
-        threads = max(1, len(os.sched_getaffinity(0)) // places)
-        return cls(place, facts, socket.gethostname(), os.getpid(), device, threads)
+    def own(cls, place: str, facts: Facts) -> Self:
+        """Of this process."""
+        return cls(place, facts, socket.gethostname())
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        plain = {name: getattr(self, name) for name in ("place", "host", "pid", "device", "threads", "wants")}
+        plain = {"place": self.place, "host": self.host, "wants": self.wants}
         resumes = None if self.resumes is None else dataclasses.asdict(self.resumes)
         return {"format": FORMAT, **plain, **self.facts.as_json(), "resumes": resumes}
 
@@ -96,10 +90,15 @@ class Hello:
                 "versions of Tardigrad. Install the same version on both machines."
             )
         try:
-            names = ("place", "host", "pid", "device", "threads", "wants")
-            resumes = None if plain["resumes"] is None else Resumes(**plain["resumes"])
-            return cls(facts=Facts.from_json(plain), resumes=resumes, **{name: plain[name] for name in names})
-        except (KeyError, TypeError, ValueError) as error:
+            resumes, wants = plain["resumes"], plain["wants"]
+            return cls(
+                place=_text(plain["place"]),
+                facts=Facts.from_json(plain),
+                host=_text(plain["host"]),
+                resumes=None if resumes is None else Resumes(_text(resumes["life"]), _whole(resumes["received"])),
+                wants=None if wants is None else _whole(wants),
+            )
+        except (KeyError, TypeError, ValueError, ProtocolError) as error:
             raise ProtocolError(f"what an agent said first is no hello: {error!r}.") from error
 
 
@@ -191,7 +190,7 @@ class Assignment:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        plain = {"life": self.life, "worker": self.worker, "incarnation": self.incarnation, "kind": self.kind}
+        plain = {"life": self.life, "worker": self.worker, "incarnation": self.incarnation}
         found = {name: None if each is None else each.as_json() for name, each in self._works}
         return plain | found | {"parts": [[each.address, each.start, each.stop] for each in self.parts]}
 
@@ -278,11 +277,17 @@ def _dtype(word: str) -> torch.dtype:
     return found
 
 
+def _text(words: Any) -> str:
+    if not isinstance(words, str):
+        raise ProtocolError(f"{words!r} is no text.")
+    return words
+
+
 def _shape(lengths: Sequence[Any]) -> tuple[int, ...]:
     return tuple(_whole(length) for length in lengths)
 
 
 def _whole(number: Any) -> int:
     if type(number) is not int or number < 0:
-        raise ProtocolError(f"{number!r} is no size.")
+        raise ProtocolError(f"{number!r} is no size or number.")
     return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from time import monotonic
 from typing import Protocol
@@ -13,6 +14,7 @@ from tardigrad.engines.joined.lodging import Placed
 from tardigrad.engines.joined.office import Office
 from tardigrad.engines.joined.reception import Arrival, Mailbox, Reception, over_content, say_over
 from tardigrad.engines.joined.recruiting import Recruiter
+from tardigrad.errors import ShardLost
 from tardigrad.invitation import Invitation
 from tardigrad.transports.credentials import Credentials
 
@@ -28,8 +30,11 @@ class Host(Protocol):
     def missed(self, worker: int) -> None:
         """This worker is cut off."""
 
-    def reached(self, worker: int, seconds: float) -> None:
-        """This worker was cut off for so long, and is no more."""
+    def reached(self, worker: int, seconds: float, *, moved: bool) -> None:
+        """This worker was cut off for so long, and is no more; ``moved``: something had come since the time before."""
+
+    def broken(self, worker: int, why: str) -> None:
+        """What its agent sent cannot be understood: this worker's life ends."""
 
     def leaves(self, worker: int) -> None:
         """The agent of this worker wants to leave."""
@@ -57,6 +62,7 @@ class Hall:
         self.meeting, self.patience = meeting, PATIENCE
         self.host: Host | None = None
         self._places: dict[int, Placed] = {}
+        self._ever: set[str] = set()  # places that were seated
         self._spent: set[str] = set()
         self._waiting: list[Arrival] = []
         self._finished = False
@@ -65,14 +71,22 @@ class Hall:
         self.recruiter = recruiter
         self._next_tick = 0.0
         self._open = True
-        post = self._mailbox.post
         self.office: Office | None = None
-        self._reception = Reception(
-            meeting, facts, lambda arrival: post(partial(self._arrived, arrival)), patience=self.patience
+        with ExitStack() as undone:
+            undone.callback(self._mailbox.close)
+            self._reception = self._opened(facts)
+            undone.callback(self._reception.close, finished=False)
+            self.invitation: Invitation = self._reception.invitation
+            if recruiter is not None:
+                undone.callback(recruiter.close)
+                recruiter.begin(self.invitation.address, self._reception.secret, wanted)
+            undone.pop_all()
+
+    def _opened(self, facts: Facts) -> Reception:
+        post = self._mailbox.post
+        return Reception(
+            self.meeting, facts, lambda arrival: post(partial(self._arrived, arrival)), patience=self.patience
         )
-        self.invitation: Invitation = self._reception.invitation
-        if recruiter is not None:
-            recruiter.begin(self.invitation.address, self._reception.secret, wanted)
 
     @property
     def credentials(self) -> Credentials:
@@ -87,14 +101,26 @@ class Hall:
         """See to whoever has come, or is lost, or wants to leave."""
         self._mailbox.empty()
 
-    def tick(self, wanted: int) -> None:
-        """To be called often: offer those that wait once more, and tell the recruiter how many workers are wanted."""
+    def lose_shard(self, number: int) -> None:
+        """A shard is gone: `attend` raises ShardLost. From any thread."""
+        self._mailbox.post(partial(self._shard_lost, number))
+
+    def tick(self, wanted: int) -> list[str]:
+        """To be called often: offer those that wait once more, and tell the recruiter how many workers are wanted.
+
+        Returns:
+            What the recruiter has to say.
+        """
         waiting, self._waiting = self._waiting, []
         for arrival in waiting:
             self._arrived(arrival)
-        if self.recruiter is not None and monotonic() >= self._next_tick:
+        if self.recruiter is None:
+            return []
+        if monotonic() >= self._next_tick:
             self._next_tick = monotonic() + 1.0
             self.recruiter.tick(wanted)
+        words, self.recruiter.words = self.recruiter.words, []
+        return words
 
     def keep_waiting(self, arrival: Arrival) -> None:
         """There is no room now; as long as it waits here it hears of the run's end."""
@@ -112,6 +138,7 @@ class Hall:
     def seat(self, arrival: Arrival, worker: int, *, layout: str = "") -> None:
         """Let the next life of this worker be lived with this agent; ``layout``: see `Placed`."""
         told = self._mailbox.post
+        self._ever.add(arrival.hello.place)
         self._places[worker] = Placed(
             arrival,
             worker,
@@ -132,6 +159,11 @@ class Hall:
         """Seat this place no more; it waits for the run's end."""
         self._spent.add(placed.place)
 
+    @property
+    def all_spent(self) -> bool:
+        """Whether of all places that were ever seated none will be again."""
+        return self._ever <= self._spent
+
     def failed(self, placed: Placed) -> int:
         """A worker failed there while its agent lived; return how often that was so by now."""
         self._failures[placed.place] = self._failures.get(placed.place, 0) + 1
@@ -139,6 +171,7 @@ class Hall:
 
     def turn_away(self, placed: Placed, why: str) -> None:
         """Seat this place no more."""
+        self._spent.add(placed.place)
         self._reception.turn_away(placed.place, why)
 
     def is_given_up(self, placed: Placed) -> bool:
@@ -180,12 +213,17 @@ class Hall:
         if self.host is None:
             say_over(arrival.channel, finished=self._finished)
             return
+        if arrival.is_given_up(self.patience):  # the engine was busy for so long; the agent dials again
+            arrival.channel.close()
+            return
         known = next((one for one in self._places.values() if one.place == arrival.hello.place), None)
         if known is None:
             self.host.arrived(arrival)
         elif known.goes_on(arrival):
             assert arrival.hello.resumes is not None
-            self.host.reached(known.worker, known.go_on(arrival.channel, arrival.hello.resumes.received))
+            seconds = known.go_on(arrival.channel, arrival.hello.resumes.received)
+            if seconds is not None:
+                self.host.reached(known.worker, seconds, moved=known.moved)
         else:  # its worker's life is over, which the engine has not read yet
             known.hang_up()
             self.keep_waiting(arrival)
@@ -199,7 +237,13 @@ class Hall:
         elif connection != placed.connection:
             return
         elif word == "ended":
+            if placed.why:
+                self.host.broken(placed.worker, placed.why)
             placed.hang_up()
-        else:
+        elif placed.cut_since is None:
             placed.cut_since = monotonic()
             self.host.missed(placed.worker)
+
+    def _shard_lost(self, number: int) -> None:
+        if self.host is not None:
+            raise ShardLost(number, "its connection has ended")

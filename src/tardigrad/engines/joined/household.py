@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import connection
+from signal import Signals
 from time import monotonic
 from types import ModuleType
 from typing import Any
@@ -63,6 +64,11 @@ class Household(Processes):
     def compute(self, end: socket.socket, duty: Duty, down: Slot, up: Slot) -> None:
         """Begin a life of a worker that computes a task; ``end``: the worker's, which stays the caller's."""
         self._begin(work, (end, SlotParcel(down), SlotParcel(up), duty), daemon=True)
+
+    def signal(self, number: Signals) -> None:
+        """See `Lodging`."""
+        with _ONE_AT_A_TIME:
+            super().signal(number)
 
     def reap(self) -> int | None:
         """See `Lodging`; at the end of its patience it ends them."""

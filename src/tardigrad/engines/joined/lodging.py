@@ -13,8 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Literal
 
-from tardigrad.engines.joined.greeting import ASSIGN, DRAIN, OVER, RESUMED, SIGNAL, ScriptAssignment, TaskAssignment
-from tardigrad.engines.joined.greeting import Assignment as Assignment
+from tardigrad.engines.joined.greeting import (
+    ASSIGN,
+    DRAIN,
+    OVER,
+    RESUMED,
+    SIGNAL,
+    Assignment,
+    ScriptAssignment,
+    TaskAssignment,
+)
 from tardigrad.engines.joined.office import Office
 from tardigrad.engines.joined.reception import Arrival
 from tardigrad.engines.local.acting import Part, Role
@@ -48,9 +56,11 @@ class Placed(Lodging):
         host: name of the agent's machine.
         code: with which the worker's process ended, once it is known.
         refused: why the agent cannot compute this; empty where it can.
+        why: what was wrong when the channel was lost; empty where the agent just went away.
         leaving: whether the agent wants to leave.
         connection: how often it was reached anew; the loss of an earlier channel may be told of late.
         cut_since: since when it cannot be reached, by `time.monotonic`; None where it can.
+        moved: whether anything came from there between the last two times that it was reached.
     """
 
     def __init__(
@@ -66,10 +76,12 @@ class Placed(Lodging):
         self.place, self.host, self.worker = hello.place, hello.host, worker
         self.life = secrets.token_hex(8)
         self.code: int | None = None
-        self.refused = ""
+        self.refused = self.why = ""
         self.leaving = False
         self.cut_since: float | None = None
         self.connection = 0
+        self.moved = False
+        self._came = 0
         self._channel, self._layout, self._told = arrival.channel, layout, told
         self._bridge: Bridge | None = None
         self._office = office
@@ -125,6 +137,7 @@ class Placed(Lodging):
             self._channel.send(ASSIGN, assignment.as_json())
             self._bridge.attach(self._channel)
         except OSError:
+            self._channel.close()
             self._bridge.close()  # so the engine reads the end of a life that did not begin
         return mine
 
@@ -173,20 +186,30 @@ class Placed(Lodging):
         resumes = arrival.hello.resumes
         return resumes is not None and resumes.life == self.life and self._bridge is not None
 
-    def go_on(self, channel: Channel, received: int) -> float:
-        """Reached again; return for how many seconds it was not. Messages that were lost are sent again, by number."""
+    def go_on(self, channel: Channel, received: int) -> float | None:
+        """Reached again, unless that fails. Messages that were lost are sent again, by number.
+
+        Returns:
+            For how many seconds it was not reached; None: it still is not.
+        """
         assert self._bridge is not None
         if monotonic() < self._not_before:
             channel.close()
-            return 0.0
+            return None
         self.connection += 1
+        came = self._bridge.detach()
+        self.moved, self._came = came > self._came, came
         try:
-            channel.send(RESUMED, {"received": self._bridge.detach()})
+            channel.send(RESUMED, {"received": came})
             self._bridge.attach(channel, received=received)
         except OSError:
+            channel.close()
             self._missed("stalled")
-        except ProtocolError:
+            return None
+        except ProtocolError:  # what it says of this life cannot be
+            channel.close()
             self.hang_up()
+            return None
         since, self.cut_since = self.cut_since, None
         return 0.0 if since is None else monotonic() - since
 
@@ -197,6 +220,7 @@ class Placed(Lodging):
         elif word == DRAIN:
             self._told(self, DRAIN, self.connection)
 
-    def _missed(self, how: str) -> None:
+    def _missed(self, how: str, why: str = "") -> None:
         """The channel is lost, in a thread of the bridge."""
+        self.why = why
         self._told(self, how, self.connection)

@@ -137,7 +137,7 @@ class Place:
 
     def _work(self, stay: Stay) -> bool:
         """While the server is connected; return whether to dial again."""
-        self._state = "working"
+        self._state, before = "working", stay.received
         while not self._wishes.leaves:
             if self._wishes.drains:
                 self._state = "draining"
@@ -147,7 +147,9 @@ class Place:
                 return self._worker_ended(stay, content)
             if kind == LOST:
                 self._state = "cut off"
-                self._tell(f"worker {stay.assignment.worker}: the connection has {word}; dialling again")
+                why = f" ({content['why']})" if content["why"] else ""
+                self._tell(f"worker {stay.assignment.worker}: the connection has {word}{why}; dialling again")
+                self._reach.lost(moved=stay.received > before)
                 return True
             if word == words.SIGNAL:
                 stay.signal(int(content["number"]))
@@ -172,6 +174,10 @@ class Place:
         """The server wants no more of this place; return whether to dial again, for the next run."""
         self._end_stay()
         self._state = "waiting"
+        if content.get("only_this"):
+            self._tell(str(content["words"]))
+            self._wishes.done(str(content["words"]))
+            return self._again
         if self._again or self._wishes.drains or not self._wishes.over:
             self._tell(str(content["words"]))
         if not (self._again or self._wishes.drains):

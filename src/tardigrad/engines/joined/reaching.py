@@ -46,6 +46,7 @@ class Reach:
     ) -> None:
         self._address, self.credentials, self._keep_trying, self._tell = address, credentials, keep_trying, tell
         self._afterwards, self._last = afterwards, ""
+        self._pause = _FIRST_PAUSE  # after a connection over which nothing came
         self._woken = threading.Event()
         self._asking: Channel | None = None  # on which an answer is waited for
         self._random = random.Random()  # so that agents that lost the same server do not come back in one moment
@@ -61,6 +62,14 @@ class Reach:
         """Pause for half to one and a half times as long, unless it is woken."""
         self._woken.wait(seconds * self._random.uniform(0.5, 1.5))
         self._woken.clear()
+
+    def lost(self, *, moved: bool) -> None:
+        """A connection that was there is lost. Where nothing had come over it, pause, for longer each time."""
+        if moved:
+            self._pause = _FIRST_PAUSE
+            return
+        self.rest(self._pause)
+        self._pause = min(_LONGEST_PAUSE, self._pause * _GROWS)
 
     def ask(self, hello: Callable[[], Hello], gives_up: Callable[[], bool]) -> Answer | None:
         """Dial until somebody answers; None: given up.

@@ -42,6 +42,10 @@ class Arrival:
     hello: Hello
     until: float = field(default_factory=lambda: monotonic() + _HELD)
 
+    def is_given_up(self, patience: float) -> bool:
+        """Whether the agent has waited for so many seconds, and is not there any more."""
+        return monotonic() - (self.until - _HELD) > patience
+
     def ask_again(self) -> None:
         """There is no room now: it asks again at once, which shows that it is still there."""
         answer(self.channel, WAIT, {"seconds": 0.0})
@@ -109,7 +113,7 @@ class Reception:
     ) -> None:
         self._meeting, self._facts, self._arrived = meeting, facts, arrived
         self._turned_away: dict[str, str] = {}
-        self._file = Path(meeting.secret_file) if meeting.secret_file else meeting.directory / SECRET
+        self._file = Path(meeting.secret_file).absolute() if meeting.secret_file else meeting.directory / SECRET
         self.secret = self._found_secret()
         credentials = Credentials(self.secret, meeting.trusted_network)
         try:

@@ -6,7 +6,13 @@ from typing import Protocol
 
 
 class Recruiter(Protocol):
-    """Starts agents on other machines; what it raises ends the run."""
+    """Starts agents on other machines; what it raises ends the run.
+
+    Attributes:
+        words: what there is to say; whoever says it takes it out.
+    """
+
+    words: list[str]
 
     def begin(self, address: str, secret: str, workers: int) -> None:
         """The run waits for so many workers there; agents prove themselves with this secret."""

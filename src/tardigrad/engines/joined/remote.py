@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tardigrad.backups import Memory
 from tardigrad.errors import ProtocolError, ShardLost
-from tardigrad.shards.far import FarLink, Keeper
+from tardigrad.shards.far import TYPES, FarLink, Holder
 from tardigrad.shards.links import Link, Opening
 from tardigrad.shards.shard import ShardPlan
 from tardigrad.transports.credentials import Credentials
@@ -27,7 +27,6 @@ from tardigrad.transports.stream import Channel, Message, Piece
 
 _QUESTIONS, _DESK = "questions", "desk"
 _DIALLING = 20.0  # seconds
-_TYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64, torch.int64)}
 
 
 class ChannelPost:
@@ -60,9 +59,11 @@ class ChannelPost:
             raise message
         blobs, tensors = iter(message.blobs), {}
         for name, kind, shape in message.content["tensors"]:
-            empty = torch.empty(shape, dtype=_TYPES[kind])
+            if kind not in TYPES:
+                raise ConnectionError(f"a tensor of numbers {kind!r}, which no shard holds")
+            empty = torch.empty(shape, dtype=TYPES[kind])
             if empty.numel():
-                read = torch.frombuffer(bytearray(next(blobs)), dtype=_TYPES[kind])
+                read = torch.frombuffer(bytearray(next(blobs)), dtype=TYPES[kind])
                 tensors[name] = read.view(shape)
             else:
                 tensors[name] = empty
@@ -170,7 +171,7 @@ class ShardHost:
         """
         try:
             with suppress(queue.Empty):
-                RoomKeeper(self, self._channels[_QUESTIONS].get(timeout=patience)).serve()
+                RoomHolder(self, self._channels[_QUESTIONS].get(timeout=patience)).serve()
         finally:
             self._listener.close()
 
@@ -187,8 +188,8 @@ class ShardHost:
         channel.close()
 
 
-class RoomKeeper(Keeper):
-    """A keeper who makes slots of its own.
+class RoomHolder(Holder):
+    """A holder who makes slots of its own.
 
     Args:
         host: of the shard.
@@ -229,10 +230,10 @@ class RoomKeeper(Keeper):
     def _meet(self, credentials: Credentials) -> str:
         assert self.shard is not None
         self._desk_post = post = ChannelPost(self._host.desk_channel())
-        self._desk = desk = Desk(self.shard.memory, lambda word, told: _report(post, word, told))
+        self._desk = desk = Desk(self.shard.memory, post)
         host = self._host.address.rpartition(":")[0]
         self._listener = Listener(f"{host}:0", credentials, met=desk.met)
-        self._hearing = threading.Thread(target=_listen, args=(post, desk), name="desk", daemon=True)
+        self._hearing = threading.Thread(target=desk.serve, name="desk", daemon=True)
         self._hearing.start()
         return self._listener.address
 
@@ -283,15 +284,3 @@ def _linked(
         return RemoteLink(plan, weights, address=address, credentials=credentials, imports=imports, ended=ended)
     except OSError as error:
         raise ShardLost(plan.range.number, f"{address}: {error}") from error
-
-
-def _listen(post: ChannelPost, desk: Desk) -> None:
-    with suppress(EOFError, OSError, ProtocolError):
-        while True:
-            word, content, _ = post.receive()
-            desk.hear(word, content)
-
-
-def _report(post: ChannelPost, word: str, content: Mapping[str, Any]) -> None:
-    with suppress(OSError):  # the server is gone, and with it this shard
-        post.send(word, content, {})

@@ -12,32 +12,22 @@ from tardigrad.engines.joined.casting import JoinedCast
 from tardigrad.engines.local.casting import Cast
 from tardigrad.engines.local.scripted import ScriptEngine
 from tardigrad.engines.local.seat import Seat
-from tardigrad.ledger import Ledger
+from tardigrad.errors import SessionError
 from tardigrad.records import Commit, Snapshot
-from tardigrad.session.link import Prepared
 
 
 class JoinedScriptEngine(JoinedBase[Seat], ScriptEngine):
     """Answers the workers of a script, wherever they are.
 
     Args:
-        job, cast, prepared, first, ledger, by_speed: see `ScriptEngine`.
+        job, cast, *others, **settings: see `ScriptEngine`.
     """
 
-    goes_on_by: ClassVar[str] = "tardigrad serve SCRIPT --directory {}"
+    goes_on_by: ClassVar[str] = "the same line again, with the directory {}"
 
-    def __init__(
-        self,
-        job: Stage,
-        cast: Cast,
-        prepared: Prepared,
-        first: Seat,
-        ledger: Ledger | None,
-        *,
-        by_speed: bool = False,
-    ) -> None:
+    def __init__(self, job: Stage, cast: Cast, *others: Any, **settings: Any) -> None:
         assert isinstance(cast, JoinedCast)
-        super().__init__(job, cast, prepared, first, ledger, by_speed=by_speed)
+        super().__init__(job, cast, *others, **settings)
         self._cast: JoinedCast = cast
         self._has_ended = False
 
@@ -47,16 +37,22 @@ class JoinedScriptEngine(JoinedBase[Seat], ScriptEngine):
     ) -> Callable[..., Cast]:
         """See `ScriptEngine`."""
         where = cls.arranged(meeting)
-        return partial(JoinedCast, meeting=where, recruiter=cls.recruiter(where), observers=observers, stop=stop)
+        recruiter = partial(cls.recruiter, where)
+        return partial(JoinedCast, meeting=where, recruiter=recruiter, observers=observers, stop=stop)
 
     def _begin(self) -> None:
         self._receive(self._cast.hall, self._cast.expected)
         super()._begin()
 
     def _is_over(self) -> bool:
-        if not self._stations and not self._has_ended and not self._lives.over:
-            return False  # others may come
+        """Nobody is left, and all is done; or scripts have ended, and nobody is awaited whose script has not."""
+        if not self._lives.over and (not self._has_ended or self._awaits_others()):
+            return False
         return super()._is_over()
+
+    def _awaits_others(self) -> bool:
+        """Whether workers are to come, or to come back."""
+        return bool(self._owed) or (bool(self._expected) and self.now < self._absent_at)
 
     def _is_idle(self, station: Seat) -> bool:
         return station.wants != "" and not station.finished
@@ -67,9 +63,22 @@ class JoinedScriptEngine(JoinedBase[Seat], ScriptEngine):
             return
         placed = self._hall.placed(station.worker)
         if placed is not None:  # the run may be over before its agent could ask what comes next
-            placed.say_over({"words": "its script has come to its end", "finished": True})
+            others = self._awaits_others() or any(not seat.finished for seat in self._stations.values())
+            content = {"words": "its script has come to its end", "finished": True}
+            placed.say_over(content | {"only_this": others and not self._lives.over})
         self._stop(station, at_once=station.hung)
         self._forget(station)
+
+    def _prepare(self, seat: Seat, content: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+        """A machine whose script prepares something else takes no part; a process of this one ends the run."""
+        try:
+            super()._prepare(seat, content, descriptors)
+        except SessionError as error:
+            placed = self._hall.placed(seat.worker)
+            if placed is None:
+                raise
+            placed.refused = str(error)
+            self._lost(seat)
 
     def _ended(self, seat: Seat) -> Commit | None:
         self._has_ended = True

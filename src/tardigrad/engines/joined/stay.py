@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import queue
 import signal
+import threading
+from time import monotonic
 from typing import Any
 
 from tardigrad.engines.joined.greeting import DRAIN, Assignment
@@ -21,6 +23,7 @@ from tardigrad.transports.stream import Channel
 TOLD, LOST, ENDED, WISH = "told", "lost", "ended", "wish"
 """Kinds of events: the server told a control word; the channel was lost, and how; the processes have ended, and how;
 somebody wishes something of the agent."""
+_REACHING, _PAUSE = 10.0, 1.0  # seconds in which every shard is to be reached for the first time; between two attempts
 
 
 class Stay:
@@ -45,6 +48,8 @@ class Stay:
         self._bridge: Bridge | None = None
         self._parts: WorkerParts | None = None
         self._slots: list[Slot] = []
+        self._idle: Channel | None = None  # over which nothing goes; its end would look like this worker's
+        self._cut = threading.Event()
         self._looked = self._drained = False
 
     @property
@@ -66,11 +71,15 @@ class Stay:
             self._cross(mine, channel)
 
     def go_on(self, channel: Channel, *, received: int) -> None:
-        """The server is reached again, and has received so many messages."""
+        """The server is reached again, and has received so many messages. Without every shard that is of no use."""
         assert self._bridge is not None
-        if self._parts is not None:
-            self._parts.connect(channel.peer)
-        self._bridge.attach(channel, received=received)
+        why = "" if self._parts is None else self._parts.connect(channel.peer)
+        self._let_go()
+        if why:
+            self._idle = channel
+            self.events.put((LOST, "stalled", {"why": why}))
+        else:
+            self._bridge.attach(channel, received=received)
 
     def drain(self) -> None:
         """Ask the server, once, to let this worker go when it has handed in what it computes."""
@@ -89,6 +98,7 @@ class Stay:
             self._household.kill()
         if self._bridge is not None:
             self._bridge.close()
+        self._let_go()
         if self._household is not None:
             self._household.reap()
         for slot in self._slots:
@@ -107,7 +117,9 @@ class Stay:
         mine, theirs = ends()
         try:
             self._cross(mine, channel, wire=duty.blueprint.arithmetic.wire)
-            self._household.compute(theirs, duty, down, up)
+            self.refused = self._reach_shards(channel.peer)
+            if not self.refused:
+                self._household.compute(theirs, duty, down, up)
         finally:
             theirs.close()
 
@@ -122,8 +134,7 @@ class Stay:
         down, up = self._slots or (None, None)
         if self.assignment.parts and down is not None and up is not None:
             elsewhere, life = self.assignment.parts, self.assignment.life
-            self._parts = WorkerParts(_bytes_of(down), _bytes_of(up), elsewhere, life, self._credentials)
-            self._parts.connect(channel.peer)
+            self._parts = WorkerParts(down.memory, up.memory, elsewhere, life, self._credentials)
         self._bridge = Bridge(
             end,
             side="worker",
@@ -131,13 +142,33 @@ class Stay:
             up=up,
             speaks=self.assignment.kind,
             told=lambda word, content: self.events.put((TOLD, word, content)),
-            lost=lambda how: self.events.put((LOST, how, {})),
+            lost=self._lost,
             ended=self._ended,
             heard=self._heard if self.assignment.task is not None else None,
             wire=wire,
             parts=self._parts,
         )
         self._bridge.attach(channel)
+
+    def _reach_shards(self, peer: str) -> str:
+        """Dial the shards; why nothing can be computed here, empty where all are reached or the server is not."""
+        until = monotonic() + _REACHING
+        while self._parts is not None and (why := self._parts.connect(peer)):
+            if self._cut.wait(_PAUSE):
+                break
+            if monotonic() >= until:
+                return f"{why}: workers need the port of every shard too, not only that of the run."
+        return ""
+
+    def _let_go(self) -> None:
+        """Close the channel of an attempt that led to nothing."""
+        if self._idle is not None:
+            self._idle.close()
+            self._idle = None
+
+    def _lost(self, how: str, why: str) -> None:
+        self._cut.set()
+        self.events.put((LOST, how, {"why": why}))
 
     def _ended(self) -> dict[str, Any]:
         """The processes have ended: how, for the server."""
@@ -166,7 +197,3 @@ class Stay:
         assert self._household is not None
         self._household.kill()
         return False
-
-
-def _bytes_of(slot: Slot) -> memoryview:
-    return memoryview(slot.flat.numpy().data).cast("B")

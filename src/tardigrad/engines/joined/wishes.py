@@ -43,6 +43,11 @@ class Wishes:
         self.words, self.finished = words, finished
         self._change("over")
 
+    def done(self, words: str) -> None:
+        """A place has done its part, while others go on."""
+        if not self.over:
+            self.words, self.finished = words, True
+
     def gives_up(self, *, working: bool) -> bool:
         """Whether a place is to stop looking for the server; ``working``: whether a worker of it still lives."""
         if self.leaves:

@@ -16,6 +16,7 @@ from tardigrad.engines.lives import Lives
 from tardigrad.engines.local.keeper import Keeper
 from tardigrad.engines.local.sharding import shard_processes
 from tardigrad.engines.local.timers import Timers
+from tardigrad.errors import ProtocolError
 from tardigrad.records import Commit, Failure, Held, Push, PushResult, Rejected, Snapshot
 from tardigrad.shards.links import Opening
 
@@ -187,6 +188,12 @@ class ProcessEngine(BasicEngine, Generic[K]):
             self._forget(station)
         self._start_ready()
 
+    def _garbled(self, station: K, error: ProtocolError) -> None:
+        """A worker has said something that no worker says: it counts as lost."""
+        for observer in self.job.observers:
+            observer.noted(self.now, f"worker {station.worker}: {error}")
+        self._lost(station)
+
     def _failure_of(self, station: K) -> Failure:
         """End what is left of a worker's process; what happened to it."""
         code = self._stop(station, at_once=station.hung)
@@ -200,10 +207,10 @@ class ProcessEngine(BasicEngine, Generic[K]):
         live = self.job.server.live
         for worker in live[wished:]:
             incarnation = self.job.server.participants.record(worker).incarnation
-            if worker in self._stations:  # else it has come to its end
+            if worker in self._stations:  # else it has come to its end, or not come yet
                 self._stop(self._stations[worker], at_once=True)
-                self._drop(worker)
                 self._forget(self._stations[worker])
+            self._drop(worker)
             self._lives.leave(self.now, worker, incarnation, "removed")
         free = (number for number in range(len(live) + wished) if number not in live)
         for worker in [next(free) for _ in range(wished - len(live))]:

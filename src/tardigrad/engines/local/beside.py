@@ -15,6 +15,7 @@ from tardigrad.engines.base import Evaluation, Stage
 from tardigrad.engines.clock import Evaluations
 from tardigrad.engines.local.membership import require_alike
 from tardigrad.engines.local.seat import Seat
+from tardigrad.errors import ProtocolError
 from tardigrad.ledger import Ledger
 from tardigrad.session.encoding import prepared_of, released_content
 from tardigrad.session.link import Prepared, Released
@@ -67,7 +68,7 @@ class JudgeBeside:
             return
         try:
             word, content, descriptors = self.seat.end.receive()
-        except (EOFError, OSError):
+        except (EOFError, OSError, ProtocolError):
             self._ended()
             return
         try:

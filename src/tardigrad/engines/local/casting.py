@@ -16,7 +16,7 @@ from tardigrad.engines.base import Limits
 from tardigrad.engines.local.acting import Part, Role
 from tardigrad.engines.local.places import device_of
 from tardigrad.engines.local.seat import Seat
-from tardigrad.errors import WorkerFailed
+from tardigrad.errors import ProtocolError, WorkerFailed
 from tardigrad.records import Failure
 from tardigrad.session.encoding import prepared_of
 from tardigrad.session.link import Prepared
@@ -115,6 +115,8 @@ class Cast:
             word, content, descriptors = seat.end.receive()
         except (EOFError, OSError):
             raise self._failed(seat, "died") from None
+        except ProtocolError as error:  # what no worker says
+            raise self._failed(seat, "died") from error
         if word == "raised":
             seat.traceback = content["traceback"]
             raise self._failed(seat, "raised")

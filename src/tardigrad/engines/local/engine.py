@@ -26,7 +26,7 @@ from tardigrad.engines.local.places import device_of, require_no_child, require_
 from tardigrad.engines.local.processes import Duty
 from tardigrad.engines.local.station import Station
 from tardigrad.engines.probing import probed
-from tardigrad.errors import Diverged, InvalidArgument
+from tardigrad.errors import Diverged, InvalidArgument, ProtocolError
 from tardigrad.faults import Fault
 from tardigrad.records import Commit, Push, Snapshot
 from tardigrad.transports.slots import FAULTS, Order, Pushed, Raised, Ready, SlotLayout
@@ -98,6 +98,9 @@ class LocalEngine(ProcessEngine[Station], Engine):
             answer = station.end.receive()
         except (EOFError, OSError):
             self._lost(station)
+            return
+        except ProtocolError as error:
+            self._garbled(station, error)
             return
         if isinstance(answer, Ready):
             self._greeted(station, answer.facts)

@@ -135,6 +135,9 @@ class ScriptHost(ProcessEngine[Seat]):
         except (EOFError, OSError):
             self._lost(station)
             return
+        except ProtocolError as error:
+            self._garbled(station, error)
+            return
         try:
             self._asked(station, word, content, descriptors)
         finally:

@@ -111,8 +111,9 @@ class Processes(Lodging):
 
     def signal(self, number: signal.Signals) -> None:
         """See `Lodging`."""
-        if self._processes and self._processes[0].is_alive():
-            os.kill(self.pid, number)
+        first = next(iter(self._processes), None)
+        if first is not None and first.pid and first.is_alive():
+            os.kill(first.pid, number)
 
     def slow_down(self, seconds: float) -> None:
         """There is no link."""

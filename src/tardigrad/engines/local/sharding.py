@@ -21,8 +21,8 @@ from tardigrad.backups import Memory
 from tardigrad.children import CHILD
 from tardigrad.engines.local.nursery import context, importable_main
 from tardigrad.engines.local.processes import begin
-from tardigrad.errors import ProtocolError, ShardLost
-from tardigrad.shards.far import FarLink, Keeper
+from tardigrad.errors import InvalidArgument, ProtocolError
+from tardigrad.shards.far import TYPES, FarLink, Holder
 from tardigrad.shards.links import Link, Opening
 from tardigrad.shards.shard import Shard, ShardPlan
 from tardigrad.transports.credentials import Credentials
@@ -33,8 +33,6 @@ from tardigrad.transports.slots import Slot, SlotLayout, ends
 
 _PATIENCE = 600.0  # seconds for one answer: to compile takes the longest
 _GRACE = 5.0  # seconds for a process that was told to end
-_ALIGNMENT = 64
-_TYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64, torch.int64)}
 
 
 class SocketPost:
@@ -62,7 +60,7 @@ class SocketPost:
         if not tensors:
             self._wire.send(word, {"content": content}, descriptors)
             return
-        layout = _layout_for(tensors)
+        layout = SlotLayout.holding(torch.float32, 0, tensors)
         slot = Slot.make(layout, "message")
         try:
             for name, tensor in tensors.items():
@@ -79,9 +77,7 @@ class SocketPost:
         self._drop()
         tensors: dict[str, Tensor] = {}
         if "places" in whole:
-            places = tuple(
-                (name, _TYPES[dtype], tuple(shape), offset) for name, dtype, shape, offset in whole["places"]
-            )
+            places = tuple((name, TYPES[dtype], tuple(shape), offset) for name, dtype, shape, offset in whole["places"])
             slot = Slot(SlotLayout(torch.float32, 0, places, whole["size"]), descriptors.pop(0))
             slot.close()
             tensors = dict(slot.buffers)
@@ -131,7 +127,7 @@ class ProcessLink(FarLink):
         try:
             self._socket.send("keep in", whole, {}, [down.descriptor, up.descriptor])
         except OSError as error:
-            raise ShardLost(self.plan.range.number, str(error)) from error
+            raise self._lost(error) from error
         self.receive()
 
     def meet(self, address: str, credentials: Credentials) -> tuple[str, SocketPost]:
@@ -148,6 +144,8 @@ class ProcessLink(FarLink):
         content = {"address": address, "secret": credentials.secret, "trusted": credentials.trusted}
         try:
             self._socket.send("meet", content, {}, [theirs.fileno()])
+        except OSError as error:
+            raise self._lost(error) from error
         finally:
             theirs.close()
         return str(self.receive()), SocketPost(mine)
@@ -157,8 +155,8 @@ class ProcessLink(FarLink):
         return False
 
 
-class SlotKeeper(Keeper):
-    """A keeper to whom slots come by descriptor."""
+class SlotHolder(Holder):
+    """A holder to whom slots come by descriptor."""
 
     def __init__(self, post: SocketPost) -> None:
         super().__init__(post)
@@ -186,28 +184,21 @@ class SlotKeeper(Keeper):
     def _meet(self, content: Mapping[str, Any]) -> str:
         shard = self._shard_with(descriptors=1)
         post = SocketPost(socket.socket(fileno=self._socket.descriptors.pop()))
-        desk = Desk(shard.memory, lambda word, told: _report(post, word, told))
-        self._listener = Listener(content["address"], Credentials(content["secret"], content["trusted"]), met=desk.met)
-        threading.Thread(target=_listen, args=(post, desk), name="desk", daemon=True).start()
+        desk, address = Desk(shard.memory, post), content["address"]
+        try:
+            self._listener = Listener(address, Credentials(content["secret"], content["trusted"]), met=desk.met)
+        except OSError as error:
+            raise InvalidArgument(
+                f"shard {shard.plan.range.number} cannot wait for workers at {address} ({error}). Shard k listens at "
+                "the run's port + k: name another port, such as --listen :7170; with port 0 each takes any."
+            ) from error
+        threading.Thread(target=desk.serve, name="desk", daemon=True).start()
         return self._listener.address
 
     def _shard_with(self, *, descriptors: int) -> Shard:
         if self.shard is None or len(self._socket.descriptors) != descriptors:
             raise ProtocolError("memory came before there was a shard, or not as much as was said.")
         return self.shard
-
-
-def _listen(post: SocketPost, desk: Desk) -> None:
-    """Hear what the server says of workers, until it is gone."""
-    with suppress(EOFError, OSError):
-        while True:
-            word, content, _ = post.receive()
-            desk.hear(word, content)
-
-
-def _report(post: SocketPost, word: str, content: Mapping[str, Any]) -> None:
-    with suppress(OSError):  # the server is gone: this process ends with it
-        post.send(word, content, {})
 
 
 def shard_processes(imports: Sequence[str] = ()) -> Opening:
@@ -237,16 +228,7 @@ def shard_processes(imports: Sequence[str] = ()) -> Opening:
 def hold(end: socket.socket) -> None:
     """The life of a process that holds a shard."""
     begin(1)
-    SlotKeeper(SocketPost(end)).serve()
-
-
-def _layout_for(tensors: Mapping[str, Tensor]) -> SlotLayout:
-    """Where tensors lie in the memory of a message."""
-    places, end = [], 0
-    for name, tensor in tensors.items():
-        places.append((name, tensor.dtype, tuple(tensor.shape), end))
-        end += -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
-    return SlotLayout(torch.float32, 0, tuple(places), max(end, _ALIGNMENT))
+    SlotHolder(SocketPost(end)).serve()
 
 
 def _reap(process: ForkServerProcess) -> None:

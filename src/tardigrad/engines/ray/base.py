@@ -12,7 +12,7 @@ from tardigrad.engines.joined.recruiting import Recruiter
 from tardigrad.engines.joined.resolving import Means
 from tardigrad.engines.local.keeper import Keeper
 from tardigrad.engines.ray.announcing import Announcer, board_here
-from tardigrad.engines.ray.cluster import reached
+from tardigrad.engines.ray.cluster import any_port, let_go, reached
 from tardigrad.engines.ray.hands import Errand
 from tardigrad.engines.ray.metrics import RayMetrics
 from tardigrad.engines.ray.needs import Needs
@@ -32,14 +32,13 @@ class RayBase(JoinedBase[K]):
     @classmethod
     def arranged(cls, meeting: Meeting) -> Meeting:
         """Listen where the cluster's nodes reach this process, unless something else was said."""
-        ip = reached(meeting).ip
-        address = f"[{ip}]:0" if ":" in ip else f"{ip}:0"
+        address = any_port(reached(meeting).ip)
         return replace(meeting, listen=address) if meeting.listen == _NOT_SAID else meeting
 
     @classmethod
-    def recruiter(cls, meeting: Meeting) -> Recruiter | None:
+    def recruiter(cls, meeting: Meeting, script: str = "") -> Recruiter | None:
         """Ray brings the workers."""
-        return recruiter_for(meeting)
+        return recruiter_for(meeting, script)
 
     @property
     def _meeting(self) -> Meeting:
@@ -52,39 +51,34 @@ class RayBase(JoinedBase[K]):
         self._metrics = RayMetrics(job.meeting.directory.name, lambda: len(job.server.live))
         return replace(job, observers=[*job.observers, self._metrics])
 
-    def _look(self) -> None:
-        super()._look()
-        recruiter = self._hall.recruiter
-        if isinstance(recruiter, RayRecruiter):
-            words, recruiter.words = recruiter.words, []
-            for word in words:
-                for observer in self.job.observers:
-                    observer.noted(self.now, word)
-
     def _close(self) -> None:
         self._metrics.tell(self.now)
-        super()._close()
+        try:
+            super()._close()
+        finally:
+            let_go()
 
 
 def recruiter_for(meeting: Meeting, script: str = "") -> Recruiter:
     """Who brings the workers of a run; ``script``: path of the file it was started with, empty for a task."""
     board = board_here()
     if board is not None:
-        return Announcer(board)
+        board.require(meeting)
+        return Announcer(board, trusted=meeting.trusted_network)
     needs = Needs.parse(meeting.ray)
-    return RayRecruiter(needs, Errand(means_of(needs, meeting.data_dir, script)), reached(meeting).hold())
+    errand = Errand(means_of(needs, meeting.data_dir, script), trusted=meeting.trusted_network)
+    return RayRecruiter(needs, errand, reached(meeting))
 
 
 def means_of(needs: Needs, data_dir: str, script: str) -> Means:
     """What a hand has for its worker."""
+    found = script_path(needs, script) if script else ""
+    return Means(device="cuda" if needs.num_gpus else "cpu", data_dir=data_dir, script=found)
+
+
+def script_path(needs: Needs, path: str) -> str:
+    """Where actors find a script: by the same path; below a ``working_dir`` that Ray brings to them, in that."""
     folder = needs.runtime_env.get("working_dir", "")
-    return Means(
-        device="cuda" if needs.num_gpus else "cpu", data_dir=data_dir, script=_within(folder, script) if script else ""
-    )
-
-
-def _within(folder: str, path: str) -> str:
-    """Where workers find a script: by the same path; below a ``working_dir`` that Ray brings to them, in that."""
     if not folder or "://" in folder:
         return os.path.basename(path) if folder else path
     within = os.path.relpath(path, folder)

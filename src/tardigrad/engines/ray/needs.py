@@ -12,6 +12,7 @@ from tardigrad.specs import keywords_of, parse_spec, unknown_keyword
 
 STRATEGIES = ("default", "pack", "spread", "strict-pack", "strict-spread")
 _KIND = "setting"
+_FOLDERS = ("working_dir", "py_modules")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +20,13 @@ class Needs:
     """What each worker is to have, and where it is to be.
 
     Attributes:
-        num_cpus: of a worker, >= 0: what Ray counts, and how many threads libraries there may use.
-        num_gpus: of a worker, >= 0; where it is above 0 workers compute on ``device``, else ``cuda``.
+        num_cpus: of a worker, >= 0: what Ray counts. How many threads compute is another setting: ``threads``.
+        num_gpus: of a worker, >= 0; where it is above 0 workers compute on ``cuda``, else on ``cpu``.
         memory: bytes of a worker that Ray counts, >= 0; 0: none.
         resources: further ones of a worker by name, such as ``{"spot": 1}``; each > 0.
         strategy: ``default``: as Ray places actors; or by a placement group: ``pack``, ``spread``, ``strict-pack``
             (one node), ``strict-spread`` (a node for each).
-        runtime_env: of the workers: ``{"working_dir": ".", "pip": [...], "env_vars": {...}}``.
+        runtime_env: of the workers: ``{"working_dir": ".", "pip": [...], "env_vars": {...}}``; see `uploads`.
         server_cpus: of the server, where that is an actor too, >= 0.
         server_resources: further ones of that server by name.
 
@@ -79,9 +80,28 @@ class Needs:
             found["memory"] = self.memory
         if self.resources:
             found["resources"] = dict(self.resources)
-        if self.runtime_env:
-            found["runtime_env"] = dict(self.runtime_env)
-        return found
+        return found | self.environment
+
+    @property
+    def server_options(self) -> dict[str, Any]:
+        """For the actor of a server or of one of its shards."""
+        found: dict[str, Any] = {"num_cpus": self.server_cpus}
+        if self.server_resources:
+            found["resources"] = dict(self.server_resources)
+        return found | self.environment
+
+    @property
+    def uploads(self) -> dict[str, Any]:
+        """What of ``runtime_env`` lies on this machine: Ray takes it when it is connected with, for all."""
+        names = [name for name in _FOLDERS if _is_here(self.runtime_env.get(name))]
+        beside = ["excludes"] if "working_dir" in names and "excludes" in self.runtime_env else []
+        return {name: self.runtime_env[name] for name in [*names, *beside]}
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The rest of ``runtime_env``, as an option of an actor; nothing where there is none."""
+        rest = {name: value for name, value in self.runtime_env.items() if name not in self.uploads}
+        return {"runtime_env": rest} if rest else {}
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -89,7 +109,21 @@ class Needs:
         counted = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory, **self.resources}
         return {name: number for name, number in counted.items() if number}
 
-    def lacking(self, total: Mapping[str, float], workers: int) -> dict[str, float]:
-        """What a cluster with these resources in all is short of for so many workers, by name."""
-        short = {name: number * workers - total.get(name, 0.0) for name, number in self.bundle.items()}
+    def lacking(self, total: Mapping[str, float], workers: int, servers: int = 0) -> dict[str, float]:
+        """What a cluster with these resources in all is short of, by name.
+
+        Args:
+            total: of all its nodes.
+            workers: how many there are to be.
+            servers: how many actors of the server, one for each of its shards that is one.
+        """
+        of_server = {"CPU": self.server_cpus, **self.server_resources}
+        names = {*self.bundle, *of_server}
+        needed = {name: self.bundle.get(name, 0.0) * workers + of_server.get(name, 0.0) * servers for name in names}
+        short = {name: number - total.get(name, 0.0) for name, number in sorted(needed.items())}
         return {name: number for name, number in short.items() if number > 1e-9}
+
+
+def _is_here(found: object) -> bool:
+    """Whether it is a path of this machine, or has one: Ray reaches everything else by an address."""
+    return any(isinstance(each, str) and "://" not in each for each in (found if isinstance(found, list) else [found]))

@@ -12,22 +12,27 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from time import monotonic
 from types import ModuleType
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from tardigrad.engines.base import Evaluation, Observer
 from tardigrad.engines.ray.announcing import Board, posting
 from tardigrad.engines.ray.needs import Needs
-from tardigrad.engines.ray.recruiting import RayRecruiter
+from tardigrad.engines.ray.recruiting import RayRecruiter, in_short
 from tardigrad.errors import TardigradError
 from tardigrad.invitation import Invitation
 from tardigrad.records import Commit, Failure, Push, Rejected
 
 _EVERY = 0.5  # seconds between two questions
+_AT_LAST = 10.0  # seconds for the last answer
+_PATIENCE = 20.0  # seconds after which it is said that there is no server yet
+_SILENCE = 60.0  # seconds without an answer after which a stop waits for no server any more
+_LIVES = 5  # of a server that die without a commit after which no further one is waited for
 _AT_ONCE = 4  # calls of the server's actor that may run at the same time
 _MAIN = "__main__"
 Event = tuple[str, tuple[Any, ...]]
@@ -58,13 +63,15 @@ class Bulletin:
     Attributes:
         life: which life of the actor, a random word.
         address: where it listens; empty before it does.
-        wanted: how many workers; 0: not said yet.
+        wanted: how many workers; None: not said yet.
+        trusted: whether it encrypts nothing.
         events: what happened since the last question.
     """
 
     life: str
     address: str
-    wanted: int
+    wanted: int | None
+    trusted: bool
     events: Sequence[Event]
 
 
@@ -123,21 +130,26 @@ class Server:
 
     Args:
         work: what it does; done again from its beginning where Ray starts the actor again.
+        cluster, ray: ``address`` and ``ray`` of the run, as the command knows them.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, cluster: str = "", ray: str = "") -> None:
         sys.modules[_MAIN] = ModuleType(_MAIN)  # Ray's own program: no process of the run is to import it
-        self._work, self._news, self._board = work, News(), Board()
-        self._life, self._stops = secrets.token_hex(8), threading.Event()
+        self._work, self._news, self._board = work, News(), Board(cluster, ray)
+        self._life, self._stops, self._seen = secrets.token_hex(8), threading.Event(), threading.Event()
 
     def serve(self) -> Ending:
-        """Serve the run to its end."""
+        """Serve the run to its end, from when it is known that there is a server."""
+        self._seen.wait(_AT_LAST)
         with posting(self._board):
             return self._work(self._news, self._stops.is_set)
 
-    def bulletin(self) -> Bulletin:
-        """What is to be known now."""
-        return Bulletin(self._life, self._board.address, self._board.wanted, self._news.new())
+    def bulletin(self, known: str) -> Bulletin:
+        """What is to be known now; ``known``: the last life that the command has heard of."""
+        board = self._board
+        if known == self._life:
+            self._seen.set()
+        return Bulletin(self._life, board.address, board.wanted, board.trusted, self._news.new())
 
     def stop(self) -> None:
         """Write a checkpoint, and stop."""
@@ -152,9 +164,10 @@ class Launch:
         needs: of server and workers.
         recruiter: brings the workers.
         secret: that server and workers know.
-        workers: how many there are to be.
+        workers: how many there are to be, unless the server says otherwise.
         observers: told of everything, somewhat later.
         stop: asked twice a second; True: the run is to stop.
+        said: ``address`` and ``ray`` as they were typed.
     """
 
     def __init__(
@@ -167,62 +180,115 @@ class Launch:
         workers: int,
         observers: Sequence[Observer],
         stop: Callable[[], bool],
+        said: tuple[str, str] = ("", ""),
     ) -> None:
-        self._recruiter, self._secret, self._workers = recruiter, secret, workers
+        self._recruiter, self._secret, self._wanted = recruiter, secret, workers
         self._observers, self._stop, self._stopped = observers, stop, False
         self._life, self._address = "", ""
-        options: dict[str, Any] = {"num_cpus": needs.server_cpus, "max_restarts": -1, "max_task_retries": -1}
-        if needs.server_resources:
-            options["resources"] = dict(needs.server_resources)
-        if needs.runtime_env:
-            options["runtime_env"] = dict(needs.runtime_env)
-        self._actor: Any = ray.remote(Server).options(max_concurrency=_AT_ONCE, **options).remote(work)
+        self._fruitless = 0  # lives since the last commit
+        self._asked: Any = None  # the reference to an answer that has not come yet
+        self._asked_at = self._since = monotonic()
+        self._said = False
+        lasting = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": _AT_ONCE}
+        self._actor: Any = ray.remote(Server).options(**lasting, **needs.server_options).remote(work, *said)
 
     def run(self) -> Ending:
         """Wait for the run's end, and see to its workers meanwhile.
 
         Raises:
-            RayError: the cluster is gone.
             InvalidArgument: no worker can take part.
+            TardigradError: the server raised, or dies whenever it begins.
         """
         ending = self._actor.serve.remote()
         try:
             while not ray.wait([ending], timeout=_EVERY)[0]:
+                given_up = self._to_stop() if self._stop() else None
+                if given_up is not None:
+                    return given_up
                 self._look()
-            self._look()
+            self._hear_the_rest()
             found: Ending = ray.get(ending)
             return found
         except RayTaskError as error:
             raise TardigradError(f"the server raised {error.cause!r}.") from error
+        except RayError as error:
+            raise TardigradError(f"Ray has no server any more: {in_short(error)}") from error
         finally:
             if ray.is_initialized():
                 ray.kill(self._actor, no_restart=True)
             self._recruiter.close()
 
-    def _look(self) -> None:
-        if self._stop() and not self._stopped:
+    def _to_stop(self) -> Ending | None:
+        """Ask the server to stop; where there is none that could, how the run ends here."""
+        if not self._life:
+            return Ending(3, "stopped before Ray had placed the server: nothing was begun")
+        if self._asked is not None and monotonic() >= self._asked_at + _SILENCE:
+            return Ending(3, "stopped while the server was gone; the same command goes on from its last checkpoint")
+        if not self._stopped:
             self._stopped = True
             self._actor.stop.remote()
+        return None
+
+    def _look(self) -> None:
+        bulletin = self._bulletin(_EVERY)
+        if bulletin is not None:
+            self._follow(bulletin)
+        elif not self._life:
+            self._say_where_it_is()
+        if self._address:
+            self._recruiter.tick(self._wanted)
+        self._tell(() if bulletin is None else bulletin.events)
+
+    def _bulletin(self, seconds: float) -> Bulletin | None:
+        """What the server shows; None: it does not answer now, and the answer is waited for the next time."""
+        if self._asked is None:
+            self._asked, self._asked_at = self._actor.bulletin.remote(self._life), monotonic()
+        if not ray.wait([self._asked], timeout=seconds)[0]:
+            return None
+        asked, self._asked = self._asked, None
         try:
-            bulletin: Bulletin = ray.get(self._actor.bulletin.remote(), timeout=_EVERY)
-        except (RayError, GetTimeoutError):  # it is being started again
-            bulletin = Bulletin("", "", 0, ())
-        self._follow(bulletin)
-        self._tell(bulletin.events)
+            found: Bulletin = ray.get(asked)
+        except RayError:  # what becomes of the server, the run's own answer says
+            return None
+        return found
+
+    def _hear_the_rest(self) -> None:
+        """The run has ended: what the answer under way says, and what has happened since."""
+        for _ in range(2 if self._asked is not None else 1):
+            bulletin = self._bulletin(_AT_LAST)
+            self._tell(() if bulletin is None else bulletin.events)
 
     def _follow(self, bulletin: Bulletin) -> None:
         """Send the hands to where the server is."""
-        if self._life and bulletin.life not in ("", self._life):
-            self._tell([("noted", (0.0, "the server was lost and has begun again from its last checkpoint"))])
-        self._life = bulletin.life or self._life
+        if bulletin.life != self._life:
+            self._begins(bulletin.life)
+        if any(name == "committed" for name, _ in bulletin.events):
+            self._fruitless = 0
+        self._wanted = self._wanted if bulletin.wanted is None else bulletin.wanted
         if bulletin.address and bulletin.address != self._address:
             if self._address:
                 self._recruiter.move(bulletin.address)
             else:
-                self._recruiter.begin(bulletin.address, self._secret, self._workers)
+                self._recruiter.begin(bulletin.address, self._secret, self._wanted, trusted=bulletin.trusted)
             self._address = bulletin.address
-        if self._address:
-            self._recruiter.tick(bulletin.wanted or self._workers)
+
+    def _begins(self, life: str) -> None:
+        """A server is there, the first one or another."""
+        if self._life:
+            self._note("the server was lost and begins again, from its last checkpoint if it finds one")
+        self._life, self._stopped = life, False
+        self._fruitless += 1
+        if self._fruitless > _LIVES:
+            raise TardigradError(f"the server was lost {_LIVES} times without a commit in between; see Ray's logs.")
+
+    def _say_where_it_is(self) -> None:
+        """Once, where there has never been a server."""
+        if not self._said and monotonic() >= self._since + _PATIENCE:
+            self._said = True
+            self._note("Ray has not placed the server yet; waiting for a node that has what --ray says it needs")
+
+    def _note(self, words: str) -> None:
+        self._tell([("noted", (0.0, words))])
 
     def _tell(self, events: Sequence[Event]) -> None:
         words, self._recruiter.words = self._recruiter.words, []

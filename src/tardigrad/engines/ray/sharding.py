@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tardigrad.engines.base import Meeting
 from tardigrad.engines.joined.remote import ShardHost, remote_shards
-from tardigrad.engines.ray.cluster import reached
+from tardigrad.engines.ray.cluster import any_port, reached
 from tardigrad.engines.ray.keeping import dismiss, give, take
 from tardigrad.engines.ray.needs import Needs
 from tardigrad.errors import InvalidArgument
@@ -26,9 +26,9 @@ _PLACED_WITHIN = 120.0  # seconds for Ray to start them all
 class ShardHand:
     """Holds one shard, in a process that Ray started."""
 
-    def open(self, secret: str) -> str:
+    def open(self, secret: str, trusted: bool) -> str:
         """Hold a shard for whoever has the secret; where."""
-        host = ShardHost(f"{ray.util.get_node_ip_address()}:0", Credentials(secret))
+        host = ShardHost(any_port(ray.util.get_node_ip_address()), Credentials(secret, trusted))
         threading.Thread(target=host.serve, name="shard", daemon=True).start()
         return host.address
 
@@ -42,7 +42,7 @@ def shard_actors(imports: Sequence[str], meeting: Meeting) -> Opening:
     """
 
     def opening(plans: Sequence[ShardPlan], weights: Sequence[Tensor]) -> Sequence[Link]:
-        cluster, secret = reached(meeting).hold(), new_secret()
+        cluster, credentials = reached(meeting).hold(), Credentials(new_secret(), meeting.trusted_network)
         needs = Needs.parse(meeting.ray)
         kind = f"shard {needs!r}"
         actors = [take(kind) or _actor(needs) for _ in plans]
@@ -57,21 +57,18 @@ def shard_actors(imports: Sequence[str], meeting: Meeting) -> Opening:
                 cluster.close()
 
         try:
-            addresses = ray.get([actor.open.remote(secret) for actor in actors], timeout=_PLACED_WITHIN)
+            opened = [actor.open.remote(credentials.secret, credentials.trusted) for actor in actors]
+            addresses = ray.get(opened, timeout=_PLACED_WITHIN)
         except (RayError, GetTimeoutError) as error:
             for actor in actors:
                 dismiss(actor)
             cluster.close()
-            raise InvalidArgument(f"Ray could not start {len(plans)} shards beside the first: {error}") from error
-        return remote_shards(addresses, Credentials(secret), imports=imports, ended=ended)(plans, weights)
+            why = f"not within {_PLACED_WITHIN:g} s" if isinstance(error, GetTimeoutError) else str(error)
+            raise InvalidArgument(f"Ray could not start {len(plans)} shards beside the first: {why}") from error
+        return remote_shards(addresses, credentials, imports=imports, ended=ended)(plans, weights)
 
     return opening
 
 
 def _actor(needs: Needs) -> Any:
-    options: dict[str, Any] = {"num_cpus": needs.server_cpus, "scheduling_strategy": "SPREAD"}
-    if needs.server_resources:
-        options["resources"] = dict(needs.server_resources)
-    if needs.runtime_env:
-        options["runtime_env"] = dict(needs.runtime_env)
-    return ray.remote(ShardHand).options(**options).remote()
+    return ray.remote(ShardHand).options(scheduling_strategy="SPREAD", **needs.server_options).remote()
