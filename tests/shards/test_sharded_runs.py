@@ -83,7 +83,14 @@ def test_workers_elsewhere_bring_and_fetch_their_parts_straight_from_the_shards(
     thread = threading.Thread(target=agent, daemon=True)
     thread.start()
     run = tardigrad.train(
-        RECIPE, engine="joined", shards=2, own_workers=1, directory=place, observers=[invited], **SETTINGS
+        RECIPE,
+        engine="joined",
+        shards=2,
+        own_workers=1,
+        directory=place,
+        observers=[invited],
+        consistency="ssp(1)",
+        **SETTINGS,
     )
     thread.join(30.0)
     assert not thread.is_alive()

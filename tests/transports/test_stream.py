@@ -315,12 +315,18 @@ def test_the_other_end_hears_of_a_close_and_not_of_a_giving_up():
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5, 100])
 @pytest.mark.parametrize("sizes", [[], [0], [1], [3, 0, 4], [2, 3], [10]])
-def test_batches_are_all_bytes_in_order_none_too_large(sizes, most):
+def test_batches_are_all_bytes_in_order_each_as_long_as_the_others(sizes, most):
     views = [memoryview(bytes([number]) * size) for number, size in enumerate(sizes)]
     found = list(batches(views, most))
     assert b"".join(b"".join(batch) for batch in found) == b"".join(views)
-    assert [sum(map(len, batch)) for batch in found[:-1]] == [most] * (len(found) - 1)
-    assert all(0 < sum(map(len, batch)) <= most for batch in found)
+    lengths = [sum(map(len, batch)) for batch in found]
+    assert len(set(lengths[:-1])) <= 1
+    assert all(0 < length <= lengths[0] <= 1.5 * most for length in lengths)
+
+
+def test_no_short_rest_is_sent_alone():
+    (batch,) = batches([memoryview(bytes(100)), memoryview(bytes(CHUNK))], CHUNK)
+    assert sum(map(len, batch)) == CHUNK + 100
 
 
 @pytest.mark.parametrize("sent", range(8))
