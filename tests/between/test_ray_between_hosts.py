@@ -23,8 +23,9 @@ pytestmark = [
     pytest.mark.timeout(400),
 ]
 PORT = 6379
-EACH = ["--num-cpus=2", "--disable-usage-stats", "--object-store-memory=100000000"]
+EACH = ["--num-cpus=2", '--resources={"place": 1}', "--disable-usage-stats", "--object-store-memory=100000000"]
 ONE_A_HOST = "strategy='strict-spread', num_cpus=1"
+ONE_PLACE = "resources={'place': 1}, num_cpus=1"  # of which each node has one: without a group hands stay
 RATE = "1gbit"  # of each cable
 LAWS = f"""
 import logging, sys
@@ -34,7 +35,7 @@ from tardigrad.testing import check_engine
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
 assert len(ray.nodes()) == 3
 with hands_kept():
-    check_engine("ray", ray={ONE_A_HOST!r}, first_step=120.0, shards=int(sys.argv[2]))
+    check_engine("ray", ray={ONE_PLACE!r}, first_step=120.0, shards=int(sys.argv[2]))
 print("the laws hold")
 """
 
@@ -68,7 +69,7 @@ def test_the_engine_keeps_its_laws_on_three_nodes(cluster, environment, shards):
 def test_a_run_outlives_a_host(cluster, environment, tmp_path):
     place = tmp_path / "run"
     words = ["train", "quadratic", "--engine", "ray", "--address", f"{cluster.address('red')}:{PORT}", "--workers", "3"]
-    words += ["--ray", ONE_A_HOST, "--epochs", "400", "--reconnect-within", "3", "--directory", str(place)]
+    words += ["--ray", ONE_A_HOST, "--epochs", "150", "--reconnect-within", "3", "--directory", str(place)]
     log = tmp_path / "said"
     with log.open("wb") as file:
         run = cluster.popen("red", [*TARDIGRAD, *words], env=environment, stdout=file, stderr=file)
@@ -80,7 +81,7 @@ def test_a_run_outlives_a_host(cluster, environment, tmp_path):
 
     wait_until(lambda: commits(100), log.read_text)
     cluster.kill("green")
-    assert run.wait(timeout=120) == 0, log.read_text()
+    assert run.wait(timeout=250) == 0, log.read_text()
     found = audit(place)
     assert found.ok, found.verdict
     assert found.failures >= 1
