@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 NODES = Path(__file__).with_name("ray_nodes.py")
@@ -87,3 +88,17 @@ class TestCluster:
         answer = self._process.stdout.readline().strip()
         assert answer, "the process that holds the cluster has ended"
         return answer
+
+
+@contextmanager
+def connected():
+    """A cluster that this process is connected with, and that ends afterwards."""
+    import ray
+
+    made = TestCluster()
+    try:
+        ray.init(address=made.address, log_to_driver=False, logging_level="error")
+        yield made
+    finally:
+        ray.shutdown()
+        made.close()

@@ -177,7 +177,7 @@ def test_a_run_that_fails_has_status_1(capsys, tmp_path, monkeypatch, error):
 
 @pytest.mark.parametrize("error", FAILURES)
 def test_so_has_one_whose_server_is_an_actor(tmp_path, monkeypatch, error):
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="the Ray engine needs Ray: pip install 'tardigrad[ray]'")
     from tardigrad.commands.elsewhere import serve_task
 
     def fails(*arguments, **keywords):

@@ -8,10 +8,9 @@ import pytest
 
 pytest.importorskip("ray", reason="the Ray engine needs Ray: pip install 'tardigrad[ray]'")
 
-import ray
 
 import tardigrad
-from ray_cluster import TestCluster
+from ray_cluster import connected
 from tardigrad import cli
 from tardigrad.audit import audit
 from tardigrad.commands.elsewhere import train_elsewhere
@@ -60,13 +59,8 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def cluster():
     """One cluster for all tests, which this process is connected with."""
-    made = TestCluster()
-    try:
-        ray.init(address=made.address, log_to_driver=False, logging_level="error")
+    with connected() as made:
         yield made
-    finally:
-        ray.shutdown()
-        made.close()
 
 
 class Does(Observer):

@@ -9,7 +9,7 @@ pytest.importorskip("ray", reason="the Ray engine needs Ray: pip install 'tardig
 
 import ray
 
-from ray_cluster import TestCluster
+from ray_cluster import connected
 from tardigrad.engines.base import Meeting, Observer
 from tardigrad.engines.joined.resolving import Means
 from tardigrad.engines.ray import recruiting, serving
@@ -26,13 +26,8 @@ pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray"), pytest.mark.time
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    made = TestCluster()
-    try:
-        ray.init(address=made.address, log_to_driver=False, logging_level="error")
+    with connected() as made:
         yield made
-    finally:
-        ray.shutdown()
-        made.close()
 
 
 @pytest.fixture
